@@ -274,6 +274,11 @@ class BatchQueue:
             self._update_gauges()
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether entries wait, abandoned ones included."""
+        return len(self._entries) > 0
+
+    @property
     def _ahead(self) -> int:
         """Most tokens of one request that wait, before its next texts are tokenized."""
         return _BATCHES_AHEAD * self.max_batch_tokens

@@ -258,7 +258,7 @@ class EncoderRunner:
     def ready(self) -> bool:
         loaded = self._loaded
         is_answering = loaded is not None and (loaded.watch is None or loaded.watch.ready)
-        return is_answering and not self._device.stuck
+        return is_answering and not self._device.stuck and not self._device.failed
 
     @property
     def failed(self) -> bool:

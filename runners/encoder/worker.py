@@ -1,10 +1,17 @@
-"""Runs batches, in the device thread: forward pass, scores, predictions, and the answers to requests."""
+"""Runs batches, in the device thread: forward pass, scores, predictions, and the answers to requests.
+
+A GPU computes while this thread goes on: the next batch is launched before the results of the one before are read, so
+that the GPU does not wait for predictions.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 
     from runners.core.predictions import Prediction
     from runners.encoder.loaded_model import LoadedModel
+    from runners.encoder.transfers import PendingArray
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +53,45 @@ class ModelWorker:
         self._loaded = loaded
         self._on_end = on_end
 
+        # The batch that the device computes while the next one is launched.
+        self._launched: _Run | None = None
+        self._last_end = 0.0
+
     def take(self) -> Callable[[], None] | None:
         """See `WorkSource.take`."""
         batch = self._loaded.queue.take(self._loaded.forward.mode)
-        return partial(self._run, batch) if batch else None
+        if batch:
+            return partial(self._launch, batch)
+        return self._collect if self._launched is not None else None
 
     def end(self, error: BaseException | None) -> None:
         """See `WorkSource.end`."""
         # Whatever ends the model, no request may wait for it.
         self._loaded.close()
+        if self._launched is not None:
+            if error is None:
+                self._collect()
+            else:
+                self._launched.give_up(error)
         self._on_end(self._loaded)
 
-    def _run(self, batch: Sequence[Entry]) -> None:
+    def _launch(self, batch: Sequence[Entry]) -> None:
+        run = _Run(self._run(batch))
+        is_launched = run.go_on()
+        before, self._launched = self._launched, run if is_launched else None
+        if before is not None:
+            before.finish()
+        if not self._loaded.queue.has_waiting:
+            # Nothing can be launched beside it.
+            self._collect()
+
+    def _collect(self) -> None:
+        before, self._launched = self._launched, None
+        if before is not None:
+            before.finish()
+
+    def _run(self, batch: Sequence[Entry]) -> Generator[None]:
+        """Run a batch; it yields while the device computes."""
         queue = self._loaded.queue
         start = time.perf_counter()
         try:
@@ -67,7 +102,7 @@ class ModelWorker:
             for record in records:
                 record.computing = record.computing or start
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
-                run_batch(self._loaded, batch)
+                yield from run_batch(self._loaded, batch)
         except DeviceFailedError:
             refuse(batch, EngineDeadError.of_server())
             raise
@@ -77,11 +112,44 @@ class ModelWorker:
             raise
         finally:
             queue.finish(batch)
-        queue.record_throughput(tokens, time.perf_counter() - start)
+        end = time.perf_counter()
+        queue.record_throughput(tokens, end - max(start, self._last_end))
+        self._last_end = end
 
 
-def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
-    """Run a batch and deliver its answers.
+class _Run:
+    """A batch that may stop while the device computes it."""
+
+    def __init__(self, steps: Generator[None]) -> None:
+        # What the batch sets for its calls holds until it ends, in whichever turn that is.
+        self._context = copy_context()
+        self._steps = steps
+
+    def go_on(self) -> bool:
+        """Run it until it stops or ends; returns whether it has stopped."""
+        try:
+            self._context.run(next, self._steps)
+        except StopIteration:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Run it until it ends."""
+        while self.go_on():
+            pass
+
+    def give_up(self, error: BaseException) -> None:
+        """End it without results.
+
+        Args:
+            error: what has ended the model.
+        """
+        with suppress(BaseException):
+            self._context.run(self._steps.throw, error if isinstance(error, DeviceFailedError) else GeneratorExit())
+
+
+def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> Generator[None]:
+    """Run a batch and deliver its answers; it yields while the device computes.
 
     If a batch fails, its halves run again, and so on, so that only the texts that cause the failure fail. A predictor
     that is not available would fail every half, so its batches do not run again.
@@ -91,7 +159,10 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
     """
     predictions: Sequence[Prediction | Exception | None]
     try:
-        predictions = _predict(loaded, batch)
+        scores = _compute_scores(loaded, batch)
+        if scores.array.is_pending:
+            yield
+        predictions = _predict(loaded, batch, scores)
         _count_failed(loaded, batch, predictions)
     except Exception as error:
         _examine(loaded, batch, error)
@@ -101,8 +172,8 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
     # The halves run when the error is gone: it may hold memory that they need.
     if not predictions:
         middle = len(batch) // 2
-        run_batch(loaded, batch[:middle])
-        run_batch(loaded, batch[middle:])
+        yield from run_batch(loaded, batch[:middle])
+        yield from run_batch(loaded, batch[middle:])
         return
     answers: dict[PendingRequest, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
@@ -137,12 +208,21 @@ def _examine(loaded: LoadedModel, batch: Sequence[Entry], error: Exception) -> N
         )  # fmt: skip
 
 
-def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What `reduce_rows` makes of a batch, on its way to the CPU, and how many rows of scores each text has."""
+
+    array: PendingArray
+    counts: list[int]
+
+
+def _predict(loaded: LoadedModel, batch: Sequence[Entry], computed: _Scores) -> list[Prediction | Exception | None]:
     """The answer to the text of each entry: None while other sequences of the text are missing, else a prediction.
 
     If the scores of a sequence are not finite, the answer is an error.
     """
-    scores = _compute_scores(loaded, batch)
+    options = [entry.options for entry in batch]
+    scores = loaded.encoder_task.split_scores(computed.array.wait(), computed.counts, options)
     predictions: list[Prediction | Exception | None] = []
     for entry, rows in zip(batch, scores, strict=True):
         if not np.isfinite(rows).all():
@@ -196,17 +276,21 @@ def _count_failed(
         logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
 
 
-def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> list[NDArray[np.float32]]:
-    """Run the model on a batch: float32 [rows of the text, classes] for each entry.
+def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> _Scores:
+    """Run the model on a batch, and start the copy of its scores to the CPU.
 
     Raises:
         InputError: the model refuses a text. Some classifiers need an end-of-text token, for example.
     """
     import torch
 
+    from runners.encoder.transfers import PendingArray
+
     with torch.inference_mode():
         try:
             rows, counts = loaded.forward.run([entry.text for entry in batch])
         except (AssertionError, ValueError) as error:
             raise InputError(f"the model does not run on it: {brief(error)}") from error
-        return loaded.encoder_task.compute_scores(rows, counts, [entry.options for entry in batch])
+        return _Scores(
+            PendingArray(loaded.encoder_task.reduce_rows(rows, counts, [each.options for each in batch])), counts
+        )

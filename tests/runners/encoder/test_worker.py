@@ -1,11 +1,20 @@
-"""Batches that fail: no memory for them, or a GPU that has failed; emulated by a forward pass that raises errors."""
+"""Batches on a GPU: the next one is launched before the results of one are read, and some fail.
+
+A GPU is emulated: by results that are pending until they are read, and by a forward pass that raises errors.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import threading
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,12 +22,12 @@ import torch
 
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
-from runners.core.errors import EngineDeadError
+from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.predictions import Prediction, TextInput
 from runners.encoder.packing import PackedForward
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.sequences import TokenizedText
-from runners.encoder.tasks.encoder_task import EncoderTask
+from runners.encoder.transfers import PendingArray
 from tests.conftest import ModelFolder
 from tests.waiting import eventually
 
@@ -131,10 +140,16 @@ def fail_in_forward(monkeypatch: pytest.MonkeyPatch) -> None:
 def fail_in_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host waits for the GPU."""
 
-    def compute_scores(*_: Any) -> Any:
+    def wait(_: PendingArray) -> Any:
         raise torch.AcceleratorError(FAULT)
 
-    monkeypatch.setattr(EncoderTask, "compute_scores", compute_scores)
+    monkeypatch.setattr(PendingArray, "wait", wait)
+
+
+def fail_while_the_next_batch_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both batches end with the error, and so does what waits."""
+    monkeypatch.setattr(PendingArray, "is_pending", True)
+    fail_in_copies(monkeypatch)
 
 
 def fail_as_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +167,9 @@ def fail_as_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedForward, "run", run)
 
 
-@pytest.mark.parametrize("fail", [fail_in_forward, fail_in_copies, fail_as_cublas])
+@pytest.mark.parametrize(
+    "fail", [fail_in_forward, fail_in_copies, fail_while_the_next_batch_is_launched, fail_as_cublas]
+)
 async def test_a_failed_device_is_never_ready(
     fail: Any, runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +181,7 @@ async def test_a_failed_device_is_never_ready(
     }
     await eventually(lambda: runner.failed)
     assert not runner.ready
-    assert not runner.loaded
+    await eventually(lambda: not runner.loaded)
 
 
 async def test_a_device_that_fails_in_a_load_is_never_ready(
@@ -196,3 +213,115 @@ async def test_other_errors_leave_the_model_ready(runner: EncoderRunner, monkeyp
     monkeypatch.setattr(PackedForward, "run", fail_once)
     assert await classify(runner) == expected
     assert runner.ready
+
+
+@dataclass
+class Launches:
+    """What happens to batches, in order: (event, the batch's number)."""
+
+    events: list[tuple[str, int]]
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Lets results be pending until they are read."""
+    launches = Launches([])
+    start, wait = PendingArray.__init__, PendingArray.wait
+    numbers: dict[PendingArray, int] = {}
+
+    def launch(array: PendingArray, tensor: torch.Tensor) -> None:
+        start(array, tensor)
+        numbers[array] = len(numbers)
+        launches.events.append(("launched", numbers[array]))
+
+    def read(array: PendingArray) -> Any:
+        launches.events.append(("read", numbers[array]))
+        return wait(array)
+
+    monkeypatch.setattr(PendingArray, "__init__", launch)
+    monkeypatch.setattr(PendingArray, "wait", read)
+    monkeypatch.setattr(PendingArray, "is_pending", True)
+    return launches
+
+
+async def test_the_next_batch_is_launched_before_results_are_read(runner: EncoderRunner, launches: Launches) -> None:
+    expected = [await classify(runner, [text]) for text in TEXTS]
+    # A batch with nothing behind it is read at once.
+    assert launches.events == [(event, number) for number in range(len(TEXTS)) for event in ("launched", "read")]
+    launches.events.clear()
+    assert await classify(runner, TEXTS * 5) == [prediction for [prediction] in expected] * 5
+    order = [number for event, number in launches.events if event == "read"]
+    assert order == sorted(order)
+    assert len(order) > 2
+    for first, second in pairwise(order):
+        assert launches.events.index(("launched", second)) < launches.events.index(("read", first))
+
+
+async def test_batches_that_fail_leave_the_others_in_order(
+    runner: EncoderRunner, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await classify(runner)
+    memory = LimitedMemory(BUDGET // 2, monkeypatch)
+    assert await classify(runner) == expected
+    assert max(memory.tokens) > memory.most_tokens, "no batch has failed"
+
+
+async def test_a_closed_model_reads_the_batch_that_is_launched(
+    model_folder: ModelFolder, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results have been computed; what waits is refused."""
+    folder = model_folder("bert", "sequence_classification")
+    runner = EncoderRunner(Arguments(model_dir=str(folder), max_batch_tokens=BUDGET), None, DeviceThread())
+    await runner.load()
+    launched, closing = threading.Event(), threading.Event()
+    run = PackedForward.run
+
+    def run_first(forward: PackedForward, texts: Sequence[TokenizedText]) -> tuple[torch.Tensor, list[int]]:
+        launched.set()
+        assert closing.wait(30)
+        return run(forward, texts)
+
+    monkeypatch.setattr(PackedForward, "run", run_first)
+    launches.events.clear()
+    answers = asyncio.gather(*(classify(runner, [text * 20]) for text in TEXTS), return_exceptions=True)
+    assert await asyncio.to_thread(launched.wait, 30)
+    await eventually(lambda: runner._model().queue.has_waiting)
+    closed = asyncio.create_task(asyncio.to_thread(runner.close))
+    await eventually(lambda: not runner.loaded)
+    closing.set()
+    await closed
+    found = await answers
+    assert launches.events == [("launched", launches.events[0][1]), ("read", launches.events[0][1])]
+    assert {type(answer) for answer in found} == {list, ModelNotReadyError}
+
+
+async def test_the_span_of_a_batch_ends_with_its_results(
+    runner: EncoderRunner, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tracer has set for a batch holds while that batch is launched and read, and not for another."""
+    current: ContextVar[int] = ContextVar("current")
+    numbers = itertools.count()
+    seen: list[tuple[str, int]] = []
+
+    @contextmanager
+    def trace(_: Any) -> Iterator[None]:
+        token = current.set(number := next(numbers))
+        yield
+        assert current.get() == number
+        current.reset(token)
+        seen.append(("ended", number))
+
+    wait = PendingArray.wait
+
+    def read(array: PendingArray) -> Any:
+        seen.append(("read", current.get()))
+        return wait(array)
+
+    monkeypatch.setattr("runners.encoder.worker.trace_batch", trace)
+    monkeypatch.setattr(PendingArray, "wait", read)
+    await classify(runner, TEXTS * 5)
+    batches = next(numbers)
+    assert batches > 2
+    # The answers of the last one are delivered before its span ends.
+    await eventually(lambda: len(seen) == 2 * batches)
+    assert seen == [(event, number) for number in range(batches) for event in ("read", "ended")]
