@@ -103,7 +103,7 @@ def load_encoder(
         # Probe texts may be longer than the model takes: the operator's `truncation=false` does not hold for them.
         options = replace(default_options, overflow=OverflowOptions())
         samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
-        forward = _prepare_forward(
+        forward, max_batch_tokens = _prepare_forward(
             checkpoint, samples, input_names, max_batch_tokens, max_length, _forbids_graphs(arguments)
         )
     loaded = LoadedModel(
@@ -263,11 +263,14 @@ def _prepare_forward(
     max_batch_tokens: int,
     max_length: int,
     is_eager: bool,
-) -> Forward:
+) -> tuple[Forward, int]:
     """Choose the forward pass by trying, and warm it.
 
     Args:
         is_eager: whether CUDA graphs are forbidden.
+
+    Returns:
+        The forward pass, and the most tokens of a batch that there is memory for.
     """
     model = checkpoint.model
     padding_id = find_padding_id(model)
@@ -281,9 +284,11 @@ def _prepare_forward(
     # Packed layers hold copies of their weights already.
     copy_mapped_weights(model)
     give_way()
+    if checkpoint.device.type == "cuda":
+        max_batch_tokens = samples.find_batch_tokens(forward, max_batch_tokens, checkpoint.device)
     if checkpoint.device.type == "cuda" and not is_eager:
         recorder = GraphRecorder(checkpoint.device)
         forward, reason = record_graphs(forward, probe, recorder, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
         logger.info("%s", reason)
     samples.warm_up(model, forward)
-    return forward
+    return forward, max_batch_tokens

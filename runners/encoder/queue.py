@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from runners.core.admission import Admission
 from runners.core.errors import ModelNotReadyError
 from runners.core.sent_answers import release_when_sent
+from runners.core.token_budget import TokenBudget
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue_entries import Entry, EntryOrder, PendingRequest, refuse
 from runners.encoder.sequences import EncodedText
@@ -55,7 +56,7 @@ class BatchQueue:
     """The texts that wait for the model; thread-safe.
 
     Attributes:
-        max_batch_tokens: budget of a batch; a longer text is a batch alone. It shrinks if memory runs out.
+        budget: of a batch; a longer text is a batch alone.
         admission: counts the requests under way and what they hold.
     """
 
@@ -69,7 +70,7 @@ class BatchQueue:
             metrics: the gauges of the texts that wait and run.
             changed: the lock of this queue; notified when a text is queued.
         """
-        self.max_batch_tokens = max_batch_tokens
+        self.budget = TokenBudget(max_batch_tokens)
         # Tokens and numbers are counted by other threads too, under this queue's lock.
         self.admission = Admission(limits, self._seconds_until_empty, _MAX_ANSWERS)
         self._entries = EntryOrder()
@@ -81,10 +82,13 @@ class BatchQueue:
         self._ages = count()
         self._served = 0.0
         self._tokens_per_second = 0.0
-        # How many batches of several texts there was no memory for.
-        self._out_of_memory = 0
         self._closed = False
         self._changed = changed
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """The budget of a batch now."""
+        return self.budget.tokens
 
     def admit(self, texts: int, characters: int) -> PendingRequest:
         """Admit a request before any work is done for it; call `release` when it is over.
@@ -243,22 +247,6 @@ class BatchQueue:
         """Update the moving average of tokens per second, from which Retry-After is computed."""
         speed = tokens / max(seconds, 1e-6)
         self._tokens_per_second += 0.2 * (speed - self._tokens_per_second) if self._tokens_per_second else speed
-
-    def note_out_of_memory(self, tokens: int) -> bool:
-        """Note that there was no memory for a batch of several texts; from the second one on, halve the budget.
-
-        Args:
-            tokens: of the batch. One that was made before the budget was halved says nothing of the new budget.
-
-        Returns:
-            Whether the budget was halved.
-        """
-        with self._changed:
-            self._out_of_memory += 1
-            if self._out_of_memory == 1 or tokens > self.max_batch_tokens:
-                return False
-            self.max_batch_tokens = max(1, self.max_batch_tokens // 2)
-            return True
 
     def close(self) -> None:
         """Fail the waiting requests."""

@@ -17,6 +17,7 @@ from runners.core.device_thread import give_way
 from runners.core.errors import InputError, ModelLoadError, brief
 from runners.core.predictions import Options, TextInput
 from runners.encoder.batch_mode import BatchMode
+from runners.encoder.batch_trial import fill_batch, find_batch_tokens
 from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.forward_selection import select_forward
 from runners.encoder.packing import ROW_MULTIPLE
@@ -72,6 +73,22 @@ class SampleTexts:
         is_slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
         logger.log(logging.WARNING if is_slow else logging.INFO, "%s", reason)
         return forward
+
+    def find_batch_tokens(self, forward: Forward, max_batch_tokens: int, device: torch.device) -> int:
+        """The most tokens of a batch that there is memory for; see `batch_trial.find_batch_tokens`.
+
+        Raises:
+            ModelLoadError: there is no memory for a small batch either.
+        """
+        [encoded] = self._encode([min(self._limits.max_length, max_batch_tokens)])
+        text = encoded.sequences[0]
+
+        @torch.inference_mode()
+        def run(tokens: int) -> None:
+            texts = fill_batch(text, tokens, forward.mode)
+            self._task.compute_scores(*forward.run(texts), [self._options] * len(texts))
+
+        return find_batch_tokens(run, max_batch_tokens, self._task.arguments.model_name, device)
 
     @torch.inference_mode()
     def warm_up(self, model: PreTrainedModel, forward: Forward) -> None:

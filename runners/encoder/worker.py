@@ -196,16 +196,8 @@ def _examine(loaded: LoadedModel, batch: Sequence[Entry], error: Exception) -> N
     from runners.modeling.device_failures import examine_failure, is_out_of_memory
 
     examine_failure(error, loaded.model.device)
-    if not is_out_of_memory(error):
-        return
-    before = loaded.queue.max_batch_tokens
-    tokens = sum(entry.tokens for entry in batch)
-    if len(batch) > 1 and loaded.queue.note_out_of_memory(tokens):
-        now = loaded.queue.max_batch_tokens
-        logger.warning(
-            "memory of %s has run out again, in a batch of %d tokens: from now on batches have at most %d tokens, not "
-            "%d; set --max_batch_tokens=%d to start so", loaded.details.device, tokens, now, before, now
-        )  # fmt: skip
+    if len(batch) > 1 and is_out_of_memory(error):
+        loaded.queue.budget.note_out_of_memory(sum(entry.tokens for entry in batch), loaded.details.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,14 @@ import torch
 
 from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
 from runners.core.metrics import BatchMetrics, QueueMetrics
+from runners.core.token_budget import TokenBudget
 from runners.generator.decoder import Batching, Decoder
 from runners.generator.fair_queue import FairQueue, Verdict
 from runners.generator.row_allocation import FreeRows, Reservation
 from runners.generator.running_batch import Batch, PromptGroup, compute, score_prompts
 from runners.generator.sequence_errors import as_runner_error
 from runners.generator.sequence_state import Generation, deliver
-from runners.modeling.device_failures import examine_failure
+from runners.modeling.device_failures import examine_failure, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Scheduler:
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
-        self._max_batch_tokens = max_batch_tokens
+        self._token_budget = TokenBudget(max_batch_tokens)
         self._metrics = metrics
         self._batches = BatchMetrics(metrics.model_name)
         self._waiting = FairQueue()
@@ -260,7 +261,7 @@ class Scheduler:
 
     def _budget(self, needs_prompt_scores: bool) -> int:
         """Number of tokens of prompts that are computed at once."""
-        tokens = self._max_batch_tokens // _PREFILL_PART if len(self._running) else self._max_batch_tokens
+        tokens = self._token_budget.tokens // _PREFILL_PART if len(self._running) else self._token_budget.tokens
         return max(1, min(tokens, _MOST_LOGITS // self._vocabulary) if needs_prompt_scores else tokens)
 
     def _advance_prefill(self) -> None:
@@ -274,6 +275,9 @@ class Scheduler:
             self._joining.popleft()
             group.prefill = None
             self._fail(group.generations, error)
+            if is_out_of_memory(error) and (len(group.generations) > 1 or self.computes_in_parts):
+                tokens = self._budget(group.needs_prompt_scores)
+                self._token_budget.note_out_of_memory(tokens, str(self._decoder.model.device))
         else:
             if batch is None:
                 self._joining.rotate(-1)

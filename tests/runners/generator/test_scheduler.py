@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from runners.core.admission import Admission, Admitted
-from runners.core.errors import GenerationFailedError
+from runners.core.errors import EngineDeadError, GenerationFailedError
 from runners.core.generation import Constraint, Delta, Sampling
 from runners.core.metrics import BatchMetrics
 from runners.core.request_limits import RequestLimits
@@ -314,3 +316,79 @@ async def test_what_waits_and_is_left_is_not_computed(
         released.set()
         await ask(own_engine, admitted, 30, 1, 1)
     assert order[computed:] == [30]
+
+
+class Activation:
+    """Something large that a forward pass holds when memory runs out."""
+
+
+async def test_memory_that_runs_out_is_freed_first(
+    own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = [written(outcome) for outcome in await ask_ten(own_engine)]
+    alive: list[weakref.ref[Activation]] = []
+    held: list[int] = []
+    failures = 0
+    step, advance = Decoder.step, Decoder.advance
+
+    def run(compute: Callable[..., Any], rows: int, *given: Any) -> Any:
+        nonlocal failures
+        held.append(sum(each() is not None for each in alive))
+        activation = Activation()
+        alive.append(weakref.ref(activation))
+        if rows > 1 and failures < 4:
+            failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(*given)
+
+    monkeypatch.setattr(Decoder, "step", lambda *given: run(step, len(given[2]), *given))
+    monkeypatch.setattr(Decoder, "advance", lambda *given: run(advance, len(given[1].ids), *given))
+    with caplog.at_level(logging.WARNING):
+        assert [written(outcome) for outcome in await ask_ten(own_engine)] == expected
+    assert failures == 4
+    assert set(held) == {0}
+
+
+async def test_prompts_without_memory_are_computed_in_smaller_parts(
+    own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = own_engine._loaded
+    assert loaded is not None
+    before = loaded.scheduler._token_budget.tokens
+    advance = Decoder.advance
+
+    def run(decoder: Decoder, prefill: Any, budget: int) -> Any:
+        if budget >= before:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return advance(decoder, prefill, budget)
+
+    monkeypatch.setattr(Decoder, "advance", run)
+    outcomes = await ask_ten(own_engine)
+    assert any(isinstance(outcome, GenerationFailedError) for outcome in outcomes)
+    assert loaded.scheduler._token_budget.tokens == before
+    # The second time the budget is halved before the sequences are computed again.
+    assert all(isinstance(outcome, list) for outcome in await ask_ten(own_engine))
+    assert loaded.scheduler._token_budget.tokens == before // 2
+    assert f"not {before}; set --max_batch_tokens=" in caplog.text
+
+
+@pytest.mark.parametrize("while_recovering", [False, True])
+async def test_a_failed_device_ends_all_sequences(
+    while_recovering: bool, own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that were to be computed again."""
+    step, calls = Decoder.step, 0
+
+    def fail(decoder: Decoder, *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if while_recovering and calls == 1:
+            raise RuntimeError("a kernel refuses this shape")
+        if calls > 2:
+            raise torch.AcceleratorError("an illegal memory access was encountered")
+        return step(decoder, *given)
+
+    monkeypatch.setattr(Decoder, "step", fail)
+    outcomes = await asyncio.wait_for(ask_ten(own_engine), 60)
+    assert {type(outcome) for outcome in outcomes} == {EngineDeadError}
+    assert own_engine.failed
