@@ -76,7 +76,7 @@ def compare(family: Family, folder: Path) -> Outcome:
         scheduler = engine._model().scheduler
         reason = asyncio.run(_compare_answers(engine, expected))
         # Prompts that go into the cache in parts, or one by one.
-        scheduler._max_batch_tokens = _SMALL_BATCH
+        scheduler._token_budget.tokens = _SMALL_BATCH
         reason = reason or asyncio.run(_compare_answers(engine, expected))
         batching = str(scheduler._decoder.batching)
     except ModelLoadError as error:
