@@ -4,7 +4,7 @@ PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
-	test-clients-bench test-image test-install test-restarts test-triton test-vllm-suite architectures-table \
+	test-clients-bench test-gpu test-image test-install test-restarts test-triton test-vllm-suite architectures-table \
 	arguments-table bench bench-answers bench-encoders bench-generation bench-infinity bench-metrics bench-models \
 	bench-sizing bench-start bench-summary bench-wires lint clean debian-programs
 
@@ -80,6 +80,10 @@ test-image: $(VENV)/installed-test
 # Installs the package and its extras into empty virtual environments, each of which takes GBs and minutes.
 test-install: $(VENV)/installed-test
 	$(PYTHON) -m pytest -m install
+
+# Tests on a GPU, in at most ten minutes; without one these tests are skipped.
+test-gpu: $(VENV)/installed-test
+	$(PYTHON) -m tests.gpu
 
 # Tests against a real Triton, which has 0.3 GB and needs Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed

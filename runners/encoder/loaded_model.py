@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runners.core.metrics import BatchMetrics
-from runners.core.predictions import Options
-from runners.core.predictor import Predictor, PredictorWatch
-from runners.core.request_options import SupportedOptions
-from runners.core.runner import RunnerDetails
-from runners.core.task import Task
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from runners.core.metrics import BatchMetrics
+    from runners.core.predictions import Options
+    from runners.core.predictor import Predictor, PredictorWatch
+    from runners.core.request_options import SupportedOptions
+    from runners.core.runner import RunnerDetails
+    from runners.core.task import Task
     from runners.encoder.forward import Forward
     from runners.encoder.queue import BatchQueue
     from runners.encoder.tasks import EncoderTask
