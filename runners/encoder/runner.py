@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runners.core.allocator import prepare_allocator
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
@@ -91,8 +92,9 @@ class EncoderRunner:
         self._device = shared or self._create_device()
         self._owns_device = shared is None
         if not self._is_remote:
-            # libgomp reads its environment when it is loaded.
+            # libgomp and PyTorch read their environment when they are loaded.
             prepare_spin_control()
+            prepare_allocator()
         disable_library_threads()
         load_torch_libraries()
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.admission import Admission
+from runners.core.allocator import inherit_default_allocator, prepare_allocator
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
@@ -329,6 +330,7 @@ class GeneratorRunner:
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments
         prepare_spin_control()
+        prepare_allocator()
         architectures, encoder_decoder = await asyncio.to_thread(_read_config, arguments)
         if self._task is None:
             self._task = infer_task(architectures)
@@ -345,6 +347,7 @@ class GeneratorRunner:
                     "set it to 1; --data-parallel-size is for copies of the model"
                 )
             inherit_short_spinning()
+            inherit_default_allocator()
             return await VllmEngine.start(arguments, self._names, self.admission)
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {reason}")

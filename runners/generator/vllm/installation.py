@@ -65,6 +65,8 @@ def name_distribution() -> None:
 def _prepare_environment(arguments: Arguments) -> None:
     """Set the environment variables that vLLM reads when it is imported, unless the operator has set them."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # As vLLM's own command line: CUDA, and the locks of this process's threads, do not survive a fork.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if (traces := read_trace_settings(os.environ)) is not None:
         # vLLM reads no other variable for it.
         os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = traces.protocol

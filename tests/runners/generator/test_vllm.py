@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from argparse import Namespace
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -21,6 +24,7 @@ from runners.generator.vllm.engine import VllmEngine
 from runners.generator.vllm.installation import unsupported_reason
 from runners.generator.vllm.sampling import make_sampling_params
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.servers import ROOT
 
 LLAMA, T5 = ["LlamaForCausalLM"], ["T5ForConditionalGeneration"]
 
@@ -246,3 +250,25 @@ async def test_tokens_and_their_text(generator_folder: GeneratorFolder) -> None:
     assert await engine.describe_tokens(ids) == (reference.convert_ids_to_tokens(ids), special)
     with pytest.raises(InputError, match="there is no token 1000000"):
         await engine.detokenize([10**6])
+
+
+@pytest.mark.parametrize(("given", "method"), [({}, "spawn"), ({"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, "fork")])
+def test_the_engine_s_process_is_spawned(given: dict[str, str], method: str) -> None:
+    """As vLLM itself resolves it; in a process of its own, since vLLM's platform for CPUs sets the variable later."""
+    script = """
+from runners.core.arguments import Arguments
+from runners.generator.vllm.installation import unsupported_reason
+assert unsupported_reason(Arguments(), ["LlamaForCausalLM"], False) is None
+from vllm.utils.system_utils import get_mp_context
+print(get_mp_context().get_start_method())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_WORKER_MULTIPROC_METHOD"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**environment, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == method
