@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from runners.encoder.runner import EncoderRunner
@@ -24,6 +25,32 @@ def add_tokens(folder: Path, copy: Path, *tokens: str, special: Mapping[str, str
     tokenizer.add_tokens(list(tokens))
     tokenizer.add_special_tokens(dict(special or {}))
     tokenizer.save_pretrained(copy)
+    return copy
+
+
+# The largest weights of a tiny BERT whose hidden states overflow in float16, and in no wider dtype.
+LARGE_SCORES = {"layer.0.intermediate.dense.weight": 100.0, "layer.0.output.dense.weight": 60_000.0}
+
+
+def change_weights(
+    folder: Path, copy: Path, largest: Mapping[str, float] | None = None, last: Mapping[str, float] | None = None
+) -> Path:
+    """A copy of a model with other weights, which are named by the ends of their names.
+
+    Args:
+        largest: weights are scaled to have this largest number.
+        last: the last number of weights becomes this.
+    """
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    for name, weight in weights.items():
+        for end, number in (largest or {}).items():
+            if name.endswith(end):
+                weight.mul_(number / weight.abs().max())
+        for end, number in (last or {}).items():
+            if name.endswith(end):
+                weight.view(-1)[-1] = number
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
     return copy
 
 

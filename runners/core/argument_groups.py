@@ -93,10 +93,11 @@ class ModelArguments(ArgumentGroup):
     )
     dtype: Literal["auto", "float32", "float", "float16", "half", "bfloat16"] | None = Field(
         None,
-        description="the model computes in this data type; unset, it is float32; `auto` is float16 on a GPU and "
-        "float32 on a CPU; an encoder on a CPU that is slower in the data type logs a warning, and does not start if "
-        "it is more than 2 times slower; on vLLM, unset and `auto` are the checkpoint's data type, but float32 for "
-        "bfloat16 on an x86 CPU without instructions for it, where the memory suffices",
+        description="the model computes in this data type; unset, it is float32; `auto` is float32 on a CPU; on a GPU "
+        "it is the checkpoint's bfloat16 where the GPU has it, else float16, and if the model's numbers are too large "
+        "for that, bfloat16 or float32 with a warning; an encoder on a CPU that is slower in the data type logs a "
+        "warning, and does not start if it is more than 2 times slower; on vLLM, unset and `auto` are the checkpoint's "
+        "data type, but float32 for bfloat16 on an x86 CPU without instructions for it, where the memory suffices",
     )
     max_length: Annotated[int | None, BeforeValidator(parse_count)] = Field(
         None,
@@ -226,6 +227,12 @@ class ServerArguments(ArgumentGroup):
     ssl_keyfile: str | None = Field(None, description="the private key of the certificate is in this file (PEM)")
     ssl_ca_certs: str | None = Field(
         None, description="clients must have a certificate that one of the authorities in this file (PEM) has signed"
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest",
+        description="the precision of matrix products in float32 on a GPU of compute capability 8.0 or above, of all "
+        "models that vLLM does not run: `high` and `medium` round the factors to TF32, which has 10 bits of mantissa "
+        "instead of 23; it has no effect on a CPU and in 16 bits",
     )
     max_batch_tokens: int | None = Field(
         None,

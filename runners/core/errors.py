@@ -25,6 +25,14 @@ class ModelLoadError(RunnerError):
     """The model cannot be loaded: the server stops."""
 
 
+class NotFiniteError(ModelLoadError):
+    """The model's weights or scores have NaN or infinity in a data type; `found` says which, without advice."""
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(found + advice)
+        self.found = found
+
+
 class InputError(RunnerError):
     """The caller's input cannot be served; `param` is the option that causes the error, if one does."""
 

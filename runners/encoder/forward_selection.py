@@ -5,7 +5,7 @@ that the stock model gives for each text alone. And the scores of a text do not 
 are replaced by others of the same lengths. The fastest correct forward pass is selected: packed batches, padded
 batches, batches of texts of equal length, or one text at a time.
 
-Rounding in 16 bits can hide the influence of other texts, so 16-bit models are probed in float32 first.
+Rounding in 16 bits and in TF32 can hide the influence of other texts, so such models are probed in float32 first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from runners.core.device_thread import give_way
-from runners.core.errors import ModelLoadError, brief
+from runners.core.errors import NotFiniteError, brief
 from runners.core.machine import available_memory
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import (
@@ -35,9 +35,10 @@ from runners.encoder.forward import (
 from runners.encoder.packing import NarrowForward, PackedForward
 from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
-from runners.modeling.dtypes import name_dtype
+from runners.modeling.dtypes import advise_wider, name_dtype
+from runners.modeling.matmul_precision import exact_matmuls, is_reduced
 from runners.modeling.packed_linear import pack_linears
-from runners.modeling.score_difference import TOLERANCES, measure_difference
+from runners.modeling.score_difference import find_tolerance, measure_difference
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +63,12 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         The forward pass, and the reason for the log.
 
     Raises:
-        ModelLoadError: the model's scores are not finite.
+        NotFiniteError: the model's weights or scores are not finite.
     """
     _check_finite(probe)
     candidates = make_candidates(probe, padding_side)
     refusals: dict[str, str] = {}
-    if probe.inputs.dtype != torch.float32:
+    if probe.inputs.dtype != torch.float32 or is_reduced():
         candidates = _check_in_float32(probe, candidates, refusals)
     few = slice(_PADDED_TEXTS)
     expected = torch.cat(probe.expected[few])
@@ -84,7 +85,7 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
     guarded = GroupedForward(forward, forward.mode, partial(group_above, limit))
     try:
         texts, scores = [*probe.texts, *probe.long_texts], [*probe.expected, *probe.long_expected]
-        _compare(_split(guarded, texts), scores, TOLERANCES[probe.inputs.dtype])
+        _compare(_split(guarded, texts), scores, find_tolerance(probe.inputs.dtype))
     except Exception as error:
         refusals[forward.name] = f"it differs for longer texts, whose rotary positions are scaled: {brief(error)}"
         forward.detach()
@@ -140,7 +141,7 @@ def _can_select_tokens(probe: Probe) -> bool:
         return False
     try:
         scores, _ = PaddedForward(probe.inputs).run(probe.texts[:1])
-        _compare([scores], probe.expected[:1], TOLERANCES[probe.inputs.dtype])
+        _compare([scores], probe.expected[:1], find_tolerance(probe.inputs.dtype))
     except Exception:
         return False
     return True
@@ -166,7 +167,7 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
 
 @contextlib.contextmanager
 def in_float32(inputs: ModelInputs) -> Iterator[None]:
-    """Convert the model's weights to float32 within the block.
+    """Convert the model's weights to float32, and compute matrix products exactly, within the block.
 
     Raises:
         MemoryError: they need too much of the free memory.
@@ -174,7 +175,9 @@ def in_float32(inputs: ModelInputs) -> Iterator[None]:
     dtype, model = inputs.dtype, inputs.model
     # CTRL casts one of its buffers itself.
     weights = (*model.parameters(), *model.buffers())
-    tensors = [tensor for tensor in weights if tensor.dtype == dtype and not tensor.is_inference()]
+    tensors = [
+        tensor for tensor in weights if tensor.dtype == dtype and dtype != torch.float32 and not tensor.is_inference()
+    ]
     needed = 2 * sum(tensor.nbytes for tensor in tensors)
     available = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else available_memory()
     if needed > _SHARE_OF_MEMORY * available:
@@ -184,7 +187,8 @@ def in_float32(inputs: ModelInputs) -> Iterator[None]:
         inputs.dtype = torch.float32
         for tensor in tensors:
             tensor.data = tensor.data.float()
-        yield
+        with exact_matmuls():
+            yield
     finally:
         inputs.dtype = dtype
         for tensor, data in zip(tensors, stored, strict=True):
@@ -204,7 +208,7 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
         ValueError: they differ by more than the tolerance, or a text's scores depend on the other texts.
     """
     dtype = probe.inputs.dtype
-    tolerance = TOLERANCES[dtype]
+    tolerance = find_tolerance(dtype)
     texts, expected = list(probe.texts), list(expected)
     if forward.mode is not BatchMode.PACKED and len(texts) > _PADDED_TEXTS:
         # The shortest text, which gets the most padding, and the longest ones.
@@ -253,22 +257,28 @@ def _compare(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: fl
 
 @torch.inference_mode()
 def _check_finite(probe: Probe) -> None:
-    """Refuse a checkpoint with NaN or infinity, and a dtype in which scores overflow.
+    """Refuse a checkpoint with NaN or infinity, and a dtype in which weights or scores overflow.
 
     Raises:
-        ModelLoadError: a weight or a score is not finite.
+        NotFiniteError: a weight or a score is not finite.
     """
-    dtype = name_dtype(probe.inputs.dtype)
-    for name, weight in probe.inputs.model.named_parameters():
+    dtype = probe.inputs.dtype
+    weights = dict(probe.inputs.model.named_parameters())
+    sums = []
+    for weight in weights.values():
         give_way()
-        # A sum needs one pass over the weights, and no copy.
-        if not torch.isfinite(weight.sum(dtype=torch.float32)):
-            raise ModelLoadError(
-                f"the weights {name} hold NaN or infinity in {dtype}: the checkpoint is broken or needs another --dtype"
+        # A sum needs one pass over the weight, and no copy. All are read at once: a GPU waits for each that is read.
+        sums.append(weight.sum(dtype=torch.float32))
+    finite = torch.stack(sums).isfinite().tolist()
+    for name, is_finite in zip(weights, finite, strict=True):
+        if not is_finite:
+            raise NotFiniteError(
+                f"the weights {name} hold NaN or infinity in {name_dtype(dtype)}",
+                f": the checkpoint is broken{' or needs another --dtype' if advise_wider(dtype) else ''}",
             )
-    if not all(torch.isfinite(scores).all() for scores in probe.expected):
-        others = {"float16": ": set --dtype to bfloat16 or float32", "bfloat16": ": set --dtype to float32"}
-        raise ModelLoadError(f"{probe.name} gives NaN or infinity in {dtype}{others.get(dtype, '')}")
+    scores = torch.cat([rows.flatten() for rows in (*probe.expected, *probe.long_expected)])
+    if not scores.isfinite().all():
+        raise NotFiniteError(f"{probe.name} gives NaN or infinity in {name_dtype(dtype)}", advise_wider(dtype))
 
 
 def _explain(probe: Probe, chosen: Forward, refusals: dict[str, str], difference: float | None) -> str:

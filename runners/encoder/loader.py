@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ from runners.modeling.loading import (
     build_meta_model,
     find_task_of_files,
     load_config,
+    load_in_dtype,
     load_model,
     load_tokenizer,
     resolve_batch_tokens,
@@ -83,7 +85,22 @@ def load_encoder(
     """
     silence_transformers()
     torch.set_num_threads(count_cores(arguments.workers))
-    checkpoint = _load_checkpoint(arguments, device)
+    return load_in_dtype(arguments, device, partial(_load_in_dtype, arguments, connect, changed, device))
+
+
+def _load_in_dtype(
+    arguments: Arguments,
+    connect: Callable[[Arguments], Predictor] | None,
+    changed: threading.Condition,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LoadedModel:
+    """As `load_encoder`, in one dtype.
+
+    Raises:
+        NotFiniteError: the model's weights or scores are not finite in it.
+    """
+    checkpoint = _load_checkpoint(arguments, device, dtype)
     encoder_task, model = checkpoint.encoder_task, checkpoint.model
     supported, default_options = _resolve_options(arguments, checkpoint)
     input_names = _input_names(arguments, model, checkpoint.tokenizer)
@@ -153,7 +170,7 @@ def choose_task(config: PretrainedConfig, task_of_files: Task | None) -> Task:
     return task
 
 
-def _load_checkpoint(arguments: Arguments, device: torch.device) -> _Checkpoint:
+def _load_checkpoint(arguments: Arguments, device: torch.device, dtype: torch.dtype) -> _Checkpoint:
     is_remote = arguments.predictor_host is not None
     config = load_config(arguments)
     task = arguments.task or choose_task(config, find_task_of_files(arguments))
@@ -171,8 +188,8 @@ def _load_checkpoint(arguments: Arguments, device: torch.device) -> _Checkpoint:
     if is_remote:
         model = build_meta_model(arguments, task_class.auto_class, config)
     else:
-        check_memory(arguments, config, device)
-        model = load_model(arguments, task_class.auto_class, device, task_class.unused_weights, config)
+        check_memory(arguments, config, device, dtype)
+        model = load_model(arguments, task_class.auto_class, device, dtype, task_class.unused_weights, config)
         give_way()
         check_dtype(model)
         give_way()

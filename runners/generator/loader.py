@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,14 @@ from runners.generator.scheduler import Scheduler
 from runners.generator.sequence_state import Request
 from runners.generator.vocabulary import Vocabulary
 from runners.modeling.dtypes import name_dtype
-from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens, silence_transformers
+from runners.modeling.loading import (
+    load_config,
+    load_in_dtype,
+    load_model,
+    load_tokenizer,
+    resolve_batch_tokens,
+    silence_transformers,
+)
 from runners.modeling.memory import check_memory
 from runners.modeling.model_files import load_json
 from runners.modeling.packed_linear import name_linear_kernels, warm_linears
@@ -145,10 +153,21 @@ def load_generator(arguments: Arguments, changed: threading.Condition, device: t
         ArgumentsError: the chat template of the arguments cannot be read.
     """
     silence_transformers()
+    torch.set_num_threads(count_cores(arguments.workers))
+    return load_in_dtype(arguments, device, partial(_load_in_dtype, arguments, changed, device))
+
+
+def _load_in_dtype(
+    arguments: Arguments, changed: threading.Condition, device: torch.device, dtype: torch.dtype
+) -> LoadedGenerator:
+    """As `load_generator`, in one dtype.
+
+    Raises:
+        NotFiniteError: the model's logits are not finite in it.
+    """
     template_argument = arguments.engine.get("chat_template")
     template = None if template_argument is None else load_template(template_argument)
-    torch.set_num_threads(count_cores(arguments.workers))
-    model, tokenizer = _load_model(arguments, device)
+    model, tokenizer = _load_model(arguments, device, dtype)
     give_way()
     defaults = Defaults.of(model, tokenizer)
     limits = Limits.of(model, tokenizer, arguments.max_length)
@@ -158,8 +177,9 @@ def load_generator(arguments: Arguments, changed: threading.Condition, device: t
     give_way()
     decoder = Decoder(model, defaults.decoder_start)
     logger.info("%s", choose_batching(decoder))
-    dtype = name_dtype(model.dtype)
-    details = RunnerDetails("transformers", dtype, str(device), decoder.batching, name_linear_kernels(model))
+    details = RunnerDetails(
+        "transformers", name_dtype(model.dtype), str(device), decoder.batching, name_linear_kernels(model)
+    )
     warm_linears(model, range(1, MAX_ROWS + 1))
     max_batch_tokens = resolve_batch_tokens(arguments, device)
     vocabulary = Vocabulary(tokenizer, defaults.vocabulary)
@@ -185,7 +205,9 @@ def load_generator(arguments: Arguments, changed: threading.Condition, device: t
     )
 
 
-def _load_model(arguments: Arguments, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_model(
+    arguments: Arguments, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = load_config(arguments)
     give_way()
     # `transformers` would silently use its own defaults for a file that is no JSON.
@@ -194,7 +216,7 @@ def _load_model(arguments: Arguments, device: torch.device) -> tuple[PreTrainedM
     if not config.is_encoder_decoder:
         # The output continues the end of a prompt, so that is kept; vLLM does the same.
         tokenizer.truncation_side = "left"
-    check_memory(arguments, config, device)
+    check_memory(arguments, config, device, dtype)
     give_way()
     auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return load_model(arguments, auto_class, device, unused_prefixes=()), tokenizer
+    return load_model(arguments, auto_class, device, dtype, unused_prefixes=()), tokenizer

@@ -8,6 +8,7 @@ such a text takes seconds at most, and with all these limits lowered to a few to
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from runners.core.device_thread import give_way
-from runners.core.errors import ModelLoadError, brief
+from runners.core.errors import ModelLoadError, NotFiniteError, brief
 from runners.generator.decoder import Batching, Decoder, Rows
 from runners.generator.probe_limits import has_limits, lowered, read_windows, selects_columns
+from runners.modeling.dtypes import advise_wider, name_dtype
 from runners.modeling.max_length import count_positions
 from runners.modeling.packed_linear import pack_linears
-from runners.modeling.score_difference import TOLERANCES
+from runners.modeling.score_difference import find_tolerance
 
 # Lengths of texts: the first crosses a limit of 8 tokens while it runs, the second begins above, the third stays below.
 _PROMPTS = (5, 23, 2, 12)
@@ -45,6 +47,7 @@ def choose_batching(decoder: Decoder) -> str:
         The choice and its reasons, for the log.
 
     Raises:
+        NotFiniteError: the logits of `generate` are not finite.
         ModelLoadError: `generate` does not run the model, or no way gives the same logits.
     """
     name = type(decoder.model).__name__
@@ -52,6 +55,7 @@ def choose_batching(decoder: Decoder) -> str:
         probes = [_Probe(decoder, _PROMPTS)]
     except Exception as error:
         raise ModelLoadError(f"{name} cannot be generated with: {brief(error)}") from error
+    probes[0].check_finite()
     notes = _add_probes(decoder, probes)
     reasons = []
     for batching in Batching:
@@ -119,6 +123,16 @@ class _Probe:
         with self._lowered():
             self._expected = list(map(self._generate, self.prompts, self.outputs))
 
+    def check_finite(self) -> None:
+        """
+        Raises:
+            NotFiniteError: a logit of `generate` is NaN or infinity. Models give minus infinity to unused tokens.
+        """
+        # The maximum of a tensor with a NaN is NaN.
+        if not all(float(logits.max()) < math.inf for logits in self._expected):
+            dtype, name = self.decoder.model.dtype, type(self.decoder.model).__name__
+            raise NotFiniteError(f"{name} gives NaN or infinity in {name_dtype(dtype)}", advise_wider(dtype))
+
     def check(self) -> float:
         """The largest difference of logits, divided by the largest logit.
 
@@ -130,7 +144,7 @@ class _Probe:
         largest = max(float(expected.abs().max()) for expected in self._expected)
         difference = max(float((logits - self._expected[row][step]).abs().max()) for row, step, logits in found)
         difference /= largest
-        if not difference <= TOLERANCES[self.decoder.model.dtype]:
+        if not difference <= find_tolerance(self.decoder.model.dtype):
             where = "" if self._limit is None else f" where windows and rotary limits are {self._limit} tokens"
             raise ValueError(f"its logits differ by {difference:.0e} of the largest{where}")
         return difference

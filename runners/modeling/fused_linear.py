@@ -19,7 +19,7 @@ from runners.core.errors import brief
 from runners.modeling.linear_kernels import VOCABULARY
 from runners.modeling.merged_linears import Group, SharedKernel, find_groups
 from runners.modeling.replaced_modules import find_difference, replace_modules
-from runners.modeling.score_difference import TOLERANCES
+from runners.modeling.score_difference import find_tolerance
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def fuse_linears(
             groups = groups[:fused]
             break
     replace_modules(model, layers)
-    difference = find_difference(run, expected, TOLERANCES.get(linears[0].weight.dtype, 0.0))
+    difference = find_difference(run, expected, find_tolerance(linears[0].weight.dtype))
     if difference:
         replace_modules(model, {fused: linear for linear, fused in layers.items()})
         return f"stock linear layers: {type(model).__name__} does not run with fused ones ({difference})"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -19,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from runners.core.arguments import Arguments
-from runners.core.errors import ModelLoadError
+from runners.core.errors import ModelLoadError, NotFiniteError
 from runners.core.task import Task, recognize_sentence_transformer
 from runners.modeling.config_checks import (
     check_config,
@@ -29,11 +30,17 @@ from runners.modeling.config_checks import (
     refuse_other_shapes,
     refuse_weights,
 )
+from runners.modeling.device_failures import free_memory
+from runners.modeling.dtype_selection import list_dtypes, read_capability, stored_dtype
+from runners.modeling.dtypes import name_dtype
+from runners.modeling.matmul_precision import set_matmul_precision
 from runners.modeling.meta_device import WithoutCompiler
 from runners.modeling.model_files import check_folder, find_file, load_json
 from runners.modeling.text_part import encoder_class, take_encoder, take_text_part
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BATCH_TOKENS_ON_CPU = 1536
 _BATCH_TOKENS_ON_GPU = 16384
@@ -114,29 +121,40 @@ def load_tokenizer(
     return tokenizer
 
 
-def resolve_dtype(arguments: Arguments, device: torch.device) -> torch.dtype:
-    """The dtype of the weights: float32 by default; `auto` is float16 on a GPU and float32 on a CPU."""
-    by_name = {
-        None: torch.float32,
-        "float32": torch.float32,
-        "float": torch.float32,
-        "float16": torch.float16,
-        "half": torch.float16,
-        "bfloat16": torch.bfloat16,
-        "auto": torch.float16 if device.type == "cuda" else torch.float32,
-    }
-    return by_name[arguments.dtype]
-
-
 def resolve_batch_tokens(arguments: Arguments, device: torch.device) -> int:
     """The largest batch in tokens."""
     return arguments.max_batch_tokens or (_BATCH_TOKENS_ON_GPU if device.type == "cuda" else BATCH_TOKENS_ON_CPU)
+
+
+def load_in_dtype(arguments: Arguments, device: torch.device, load: Callable[[torch.dtype], T]) -> T:
+    """Load a model in the operator's dtype, or with `auto` in the first one that it fits into.
+
+    Args:
+        load: loads the model in a dtype. It is called again, for another dtype, once the first model is freed.
+
+    Raises:
+        NotFiniteError: the model does not fit into the last dtype.
+    """
+    checkpoint = stored_dtype(load_config(arguments)) if arguments.dtype == "auto" else torch.float32
+    dtype, *others = list_dtypes(arguments.dtype, checkpoint, read_capability(device))
+    for following in others:
+        try:
+            return load(dtype)
+        except NotFiniteError as error:
+            found = error.found
+        # Not in the handler: the error holds the frames of the load, and with them the model.
+        gc.collect()
+        free_memory(device)
+        logger.warning("%s: it is served in %s instead", found, name_dtype(following))
+        dtype = following
+    return load(dtype)
 
 
 def load_model(
     arguments: Arguments,
     auto_class: type[Any],
     device: torch.device,
+    dtype: torch.dtype,
     unused_prefixes: tuple[str, ...],
     config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
@@ -146,6 +164,7 @@ def load_model(
 
     Args:
         auto_class: the `transformers` auto class of the task.
+        dtype: of the weights.
         unused_prefixes: prefixes of weights that may be missing, since the task does not read them.
         config: the model's config; None to read it from the files.
 
@@ -154,6 +173,7 @@ def load_model(
             numbers, or weights do not have the shapes that the config says.
     """
     refuse_weights(arguments)
+    set_matmul_precision(arguments.matmul_precision, device, dtype)
     try:
         with WithoutCompiler():
             model, report = encoder_class(auto_class, config).from_pretrained(
@@ -163,7 +183,7 @@ def load_model(
                 ignore_mismatched_sizes=True,
                 revision=arguments.model_revision,
                 trust_remote_code=arguments.trust_remote_code,
-                dtype=resolve_dtype(arguments, device),
+                dtype=dtype,
                 use_safetensors=None if arguments.allow_pickle else True,
                 output_loading_info=True,
             )

@@ -14,7 +14,9 @@ from transformers import PretrainedConfig
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
 from runners.core.machine import available_memory, format_size
-from runners.modeling.loading import resolve_batch_tokens, resolve_dtype
+from runners.modeling.dtype_selection import stored_dtype
+from runners.modeling.dtypes import name_dtype
+from runners.modeling.loading import resolve_batch_tokens
 from runners.modeling.model_files import find_file, load_json
 
 logger = logging.getLogger(__name__)
@@ -27,22 +29,24 @@ _LONGEST_HEADER = 100_000_000
 _HIDDEN_COPIES, _INTERMEDIATE_COPIES = 8, 2
 
 
-def check_memory(arguments: Arguments, config: PretrainedConfig, device: torch.device) -> None:
+def check_memory(arguments: Arguments, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> None:
     """Compare what the model will take with what is free. Other models are loaded already, or load later.
 
     Linear layers are packed into copies, but the weights that they were packed from are in a file that is mapped, whose
     pages the system drops. So the weights count once, in the dtype that is served.
 
+    Args:
+        dtype: the dtype that is served.
+
     Raises:
         ModelLoadError: the model does not fit; the message has all numbers.
     """
-    dtype = resolve_dtype(arguments, device)
     weights = estimate_weights(arguments, config, dtype)
     if weights is None:
         return
     tokens = resolve_batch_tokens(arguments, device)
     needs = {
-        f"its weights in {str(dtype).removeprefix('torch.')}": weights,
+        f"its weights in {name_dtype(dtype)}": weights,
         f"a batch of {tokens} tokens": tokens * _bytes_per_token(config, dtype),
     }
     if device.type == "cuda":
@@ -79,11 +83,6 @@ def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torc
     if not isinstance(total, int):
         return None
     return total * dtype.itemsize // stored_dtype(config).itemsize
-
-
-def stored_dtype(config: PretrainedConfig) -> torch.dtype:
-    """The dtype of the weights in the model's files; float32 if its config names none."""
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def _count_elements(path: Path) -> int:

@@ -31,7 +31,7 @@ from runners.modeling.linear_kernels import (
 )
 from runners.modeling.merged_linears import Group, find_groups, merge
 from runners.modeling.replaced_modules import find_difference, replace_modules
-from runners.modeling.score_difference import TOLERANCES
+from runners.modeling.score_difference import find_tolerance
 from runners.modeling.trial_cache import recall_or_try
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def pack_linears(
         return "stock linear layers: the model has linear layers of its own kind"
     if linears[0].weight.device.type != "cpu":
         return fuse_linears(model, linears, run, expected, parts_last=parts_last)
-    tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
+    tolerance = find_tolerance(linears[0].weight.dtype)
     try:
         choices = _choose_kernels(linears, tried_rows)
         types = {linear: kernel for linear in linears if (kernel := choices[_shape(linear)].kernel)}

@@ -8,8 +8,9 @@ from vllm.platforms import current_platform
 
 from runners.core.arguments import Arguments
 from runners.core.machine import available_memory
+from runners.modeling.dtype_selection import stored_dtype
 from runners.modeling.loading import load_config
-from runners.modeling.memory import compare_memory, estimate_weights, stored_dtype
+from runners.modeling.memory import compare_memory, estimate_weights
 
 _ADVICE = "; --kv-cache-memory-bytes sets another cache"
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
 from runners.core.errors import ModelLoadError
@@ -25,10 +26,12 @@ from runners.encoder.forward_selection import in_float32, select_forward
 from runners.encoder.probe import Probe, count_probe_words
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.sequences import TokenizedText
+from runners.encoder.tasks import ENCODER_TASKS
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair
 from tests.conftest import ModelFolder
 from tests.encoders import load
+from tests.faults import LARGE_SCORES, change_weights
 from tests.forwards import MAX_BATCH_TOKENS, ForwardCase
 
 
@@ -39,6 +42,22 @@ def loaded(folder: Path, **arguments: Any) -> Iterator[EncoderRunner]:
         yield runner
     finally:
         runner.close()
+
+
+# As LARGE_SCORES, in all dtypes.
+HUGE_SCORES = dict.fromkeys(LARGE_SCORES, 1e30)
+
+
+class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the numbers of tensors that Python reads; each is a synchronization on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
 
 
 @pytest.fixture
@@ -166,18 +185,49 @@ def test_a_weight_that_is_no_number_ends_the_load(damaged: Path) -> None:
         pass
 
 
-def test_scores_that_overflow_end_the_load_and_name_another_dtype(model_folder: ModelFolder, tmp_path: Path) -> None:
-    folder = shutil.copytree(model_folder("bert", "sequence_classification"), tmp_path / "large")
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.weight"] *= 60_000 / weights["classifier.weight"].abs().max()
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+@pytest.mark.parametrize("task", [task for task in ENCODER_TASKS if task is not Task.ZERO_SHOT_CLASSIFICATION])
+def test_scores_that_overflow_end_the_load_and_name_another_dtype(
+    task: Task, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    folder = change_weights(model_folder("bert", str(task)), tmp_path / "large", LARGE_SCORES)
     with (
-        pytest.raises(ModelLoadError, match="NaN or infinity in float16: set --dtype to bfloat16 or float32"),
-        loaded(folder, dtype="float16"),
+        pytest.raises(ModelLoadError, match=r"gives NaN or infinity in float16: set --dtype to bfloat16 or float32$"),
+        loaded(folder, task=task, dtype="float16"),
     ):
         pass
-    with loaded(folder, dtype="bfloat16") as runner:
+    with loaded(folder, task=task, dtype="bfloat16") as runner:
         assert runner.ready
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes", "message"),
+    [
+        (
+            "float16",
+            {"last": {"query.bias": 70_000.0}},
+            "query.bias hold NaN or infinity in float16: the checkpoint is",
+        ),
+        ("bfloat16", {"last": {"query.bias": 3.402e38}}, "bias hold NaN or infinity in bfloat16: the checkpoint is"),
+        ("bfloat16", {"largest": HUGE_SCORES}, "gives NaN or infinity in bfloat16: set --dtype to float32"),
+        ("float32", {"largest": HUGE_SCORES}, "BertForSequenceClassification gives NaN or infinity in float32"),
+    ],
+)
+def test_numbers_that_overflow_in_any_dtype_end_the_load(
+    dtype: str, changes: dict[str, dict[str, float]], message: str, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    folder = change_weights(model_folder("bert", "sequence_classification"), tmp_path / "large", **changes)
+    with pytest.raises(ModelLoadError, match=message), loaded(folder, dtype=dtype):
+        pass
+
+
+def test_the_weights_are_read_at_once(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU waits for each number that Python reads."""
+    case = ForwardCase(model_folder("bert", "token_classification"), "token_classification")
+    case.forward.detach()
+    probe = case.probe()
+    with CountReads() as reads:
+        forward_selection._check_finite(probe)
+    assert reads.count <= 2, "one for all weights, one for all scores"
 
 
 def test_a_model_that_needs_more_than_text_is_refused_by_what_it_needs(tmp_path: Path) -> None:

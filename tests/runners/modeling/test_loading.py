@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from runners.core.arguments import Arguments
-from runners.core.errors import RunnerError
+from runners.core.errors import ModelLoadError, RunnerError
 from runners.core.metric_families import flush
 from runners.core.predictions import TextInput
+from runners.generator.runner import GeneratorRunner
+from runners.modeling import loading
 from runners.modeling.max_length import count_positions, limit_length, limit_sequence
-from tests.conftest import ModelFolder
+from tests.conftest import GeneratorFolder, ModelFolder
 from tests.encoders import load
 from tests.families import MINILM
+from tests.faults import LARGE_SCORES, change_weights
 
 
 @pytest.mark.parametrize(
@@ -209,11 +214,96 @@ def test_broken_weights(model_folder: ModelFolder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("auto", torch.float32), ("half", torch.float16), ("bfloat16", torch.bfloat16)]
+    ("changes", "capability", "dtype", "warnings"),
+    [
+        ({}, (8, 0), "float16", []),
+        (
+            {"largest": LARGE_SCORES},
+            (8, 0),
+            "bfloat16",
+            ["gives NaN or infinity in float16: it is served in bfloat16 instead"],
+        ),
+        (
+            {"largest": LARGE_SCORES},
+            (7, 5),
+            "float32",
+            ["gives NaN or infinity in float16: it is served in float32 instead"],
+        ),
+        (
+            {"last": {"position_embeddings.weight": 70_000.0}},
+            (8, 0),
+            "bfloat16",
+            ["position_embeddings.weight hold NaN or infinity in float16: it is served in bfloat16 instead"],
+        ),
+        (
+            # The largest number of float32 is larger than that of bfloat16.
+            {"last": {"position_embeddings.weight": 3.402e38}},
+            (8, 0),
+            "float32",
+            [
+                "position_embeddings.weight hold NaN or infinity in float16: it is served in bfloat16 instead",
+                "position_embeddings.weight hold NaN or infinity in bfloat16: it is served in float32 instead",
+            ],
+        ),
+    ],
+    ids=["fits", "scores", "scores without bfloat16", "weights", "weights twice"],
 )
-def test_dtype_on_a_cpu(name: str, dtype: torch.dtype) -> None:
-    from runners.modeling.loading import resolve_dtype
+def test_auto_falls_back_to_a_dtype_that_the_model_fits_into(
+    changes: dict[str, dict[str, float]],
+    capability: tuple[int, int],
+    dtype: str,
+    warnings: list[str],
+    model_folder: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a CPU that says it is a GPU of this capability: the numbers really overflow."""
+    folder = change_weights(model_folder("bert", "text_embedding"), tmp_path / "large", **changes)
+    monkeypatch.setattr(loading, "read_capability", lambda _: capability)
+    loads: list[weakref.ref[PreTrainedModel]] = []
+    load_model = loading.load_model
 
-    assert resolve_dtype(Arguments(dtype=name), torch.device("cpu")) == dtype
-    assert resolve_dtype(Arguments(), torch.device("cuda")) == torch.float32
-    assert resolve_dtype(Arguments(dtype="auto"), torch.device("cuda")) == torch.float16
+    def load_after_the_last_is_freed(*arguments: Any) -> PreTrainedModel:
+        assert [each() for each in loads] == [None] * len(loads)
+        model = load_model(*arguments)
+        loads.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("runners.encoder.loader.load_model", load_after_the_last_is_freed)
+    runner = load(model_dir=str(folder), dtype="auto")
+    assert (runner.details.dtype, len(loads)) == (dtype, 1 + len(warnings))
+    lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == len(warnings)
+    assert all(line.endswith(warning) for line, warning in zip(lines, warnings, strict=True)), lines
+    runner.close()
+
+
+def test_auto_ends_with_the_last_dtype(
+    model_folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"layer.1.output.dense.bias": math.nan}
+    folder = change_weights(model_folder("bert", "text_embedding"), tmp_path / "broken", last=broken)
+    monkeypatch.setattr(loading, "read_capability", lambda _: (8, 0))
+    with pytest.raises(ModelLoadError, match=r"hold NaN or infinity in float32: the checkpoint is broken$"):
+        load(model_dir=str(folder), dtype="auto")
+
+
+async def test_auto_falls_back_for_a_generator(
+    generator_folder: GeneratorFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = change_weights(
+        generator_folder("llama"), tmp_path / "large", {"layers.0.mlp.down_proj.weight": 60_000, "up_proj.weight": 100}
+    )
+    arguments = {"model_dir": str(folder), "backend": "huggingface"}
+    with pytest.raises(ModelLoadError, match=r"NaN or infinity in float16: set --dtype to bfloat16 or float32$"):
+        await GeneratorRunner(Arguments(**arguments, dtype="float16")).load()
+    monkeypatch.setattr(loading, "read_capability", lambda _: (8, 0))
+    runner = GeneratorRunner(Arguments(**arguments, dtype="auto"))
+    await runner.load()
+    assert runner.details.dtype == "bfloat16"
+    assert "LlamaForCausalLM gives NaN or infinity in float16: it is served in bfloat16 instead" in caplog.text
+    runner.close()

@@ -48,7 +48,7 @@ def test_an_encoder_decoder_embeds(model_type: str, loaded: str, tmp_path: Path)
     ).eval()
     full.save_pretrained(tmp_path)
     config = load_config(Arguments(model_dir=str(tmp_path)))
-    model = load_model(Arguments(model_dir=str(tmp_path)), AutoModel, torch.device("cpu"), (), config)
+    model = load_model(Arguments(model_dir=str(tmp_path)), AutoModel, torch.device("cpu"), torch.float32, (), config)
     assert type(model).__name__ == loaded
     reference = full.base_model if loaded == type(full.base_model).__name__ else full.get_encoder()
     ids = torch.tensor([[7, 8, 9, 2]])
@@ -60,7 +60,7 @@ def test_an_encoder_decoder_embeds(model_type: str, loaded: str, tmp_path: Path)
         # What sentence-transformers saves.
         model.save_pretrained(tmp_path / "encoder")
         alone = Arguments(model_dir=str(tmp_path / "encoder"))
-        again = load_model(alone, AutoModel, torch.device("cpu"), (), load_config(alone))
+        again = load_model(alone, AutoModel, torch.device("cpu"), torch.float32, (), load_config(alone))
         with torch.inference_mode():
             torch.testing.assert_close(again(input_ids=ids)[0], expected, rtol=0, atol=0)
         assert type(build_meta_model(alone, AutoModel, load_config(alone))) is type(model)
@@ -72,4 +72,4 @@ def test_an_encoder_of_sound_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         RunnerError, match="WhisperModel does not run from text alone, nor does its encoder: it takes in"
     ):
-        load_model(Arguments(model_dir=str(tmp_path)), AutoModel, torch.device("cpu"), (), config)
+        load_model(Arguments(model_dir=str(tmp_path)), AutoModel, torch.device("cpu"), torch.float32, (), config)
