@@ -97,7 +97,7 @@ def _attend_efficiently(
     """[1, T, heads, d] each; it has no grouped-query attention, and a window only if it is causal."""
     group = query.shape[2] // key.shape[2]
     if group > 1:
-        key, value = (each.repeat_interleave(group, dim=2) for each in (key, value))
+        key, value = (each[:, :, :, None].expand(-1, -1, -1, group, -1).flatten(2, 3) for each in (key, value))
     result: Tensor = torch.ops.aten._efficient_attention_forward(
         query, key, value, None, layout.cu_seqlens, layout.cu_seqlens, layout.longest, layout.longest,
         0.0, _CAUSAL_FROM_TOP_LEFT if is_causal else _NO_MASK, False, scale=scale,

@@ -14,8 +14,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from runners.encoder.gpu_attention import Rectangles, attend_on_gpu, runs_on_gpu
 from runners.encoder.last_layer import ProjectionTrace, ReadRows, attend_to_all
 
-# The name under which it is registered.
-PACKED_ATTENTION = "packed"
+# The names under which it is registered. A model makes masks only for a name that has a mask function; decoders would
+# also look for packed texts in their positions, and wait for the GPU.
+PACKED_ATTENTION, PROBED_ATTENTION = "packed", "packed, probed"
 # The options that models call attention with: first those that packed attention computes, then those that change no
 # score.
 _KNOWN_OPTIONS = frozenset({"is_causal", "position_bias", "scaling", "sliding_window"}) | frozenset(
@@ -182,7 +183,7 @@ def _is_set(value: object) -> bool:
     return value is not None and not (isinstance(value, int | float) and not value)
 
 
-def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
+def _record_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
     """Packed attention gets no mask; the layout replaces it."""
     layout: Layout = current.layout
     # Some configs have a window of 0 tokens, which no layer uses.
@@ -191,4 +192,5 @@ def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
 
 
 AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+AttentionInterface.register(PROBED_ATTENTION, _packed_attention)
+AttentionMaskInterface.register(PROBED_ATTENTION, _record_mask)

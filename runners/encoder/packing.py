@@ -8,7 +8,8 @@ selects the tokens that the model's head reads.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, starmap
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.last_layer import LastLayer, ReadRows, make_read_rows
-from runners.encoder.packed_attention import PACKED_ATTENTION, AttentionCalls, Layout, current
+from runners.encoder.packed_attention import PACKED_ATTENTION, PROBED_ATTENTION, AttentionCalls, Layout, current
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.max_length import position_padding
 
@@ -127,11 +128,24 @@ class PackedForward(Forward):
         return self._run_traced(texts, AttentionCalls())
 
     def _run_traced(self, texts: Sequence[TokenizedText], calls: AttentionCalls) -> tuple[Tensor, list[int]]:
-        result = self._run(texts, calls)
+        with self._probing():
+            result = self._run(texts, calls)
         layers = int(getattr(self._inputs.model.config.get_text_config(), "num_hidden_layers", 1))
         if (reason := calls.unsupported_reason(layers)) is not None:
             raise ValueError(reason)
         return result
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        """Let the model make masks within the block, so that their windows are recorded."""
+        packed = [config for config, _ in self._stock_attention if config._attn_implementation == PACKED_ATTENTION]
+        for config in packed:
+            config._attn_implementation_internal = PROBED_ATTENTION
+        try:
+            yield
+        finally:
+            for config in packed:
+                config._attn_implementation_internal = PACKED_ATTENTION
 
     def _run(self, texts: Sequence[TokenizedText], calls: AttentionCalls | None) -> tuple[Tensor, list[int]]:
         batch = self.lay_out(texts)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from runners.encoder.gpu_attention import attend_on_gpu
 from runners.encoder.packed_attention import Layout
@@ -153,3 +154,44 @@ def test_the_kernels_of_a_batch_do_not_grow_with_its_texts(
             counts.append(operators.count)
     assert len({*counts}) == 1
     assert counts[0] > 20
+
+
+# Operators after which the CPU knows a number that a GPU has computed: it waits for that.
+SYNCHRONIZING = {
+    "_local_scalar_dense", "_unique2", "equal", "index_put_", "is_nonzero", "item", "masked_select", "nonzero",
+    "repeat_interleave", "unique_consecutive", "unique_dim",
+}  # fmt: skip
+
+
+class SynchronizationCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails at an operator that would synchronize with a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        is_masked = name == "index" and any(each.dtype == torch.bool for each in tensors[1:])
+        assert name not in SYNCHRONIZING, f"{func} waits for the GPU"
+        assert not is_masked, "a mask as an index waits for the GPU"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("family", PACKED)
+def test_nothing_in_a_batch_waits_for_the_gpu(family: str, task: str, dtype: str, model_folder: ModelFolder) -> None:
+    case = ForwardCase(model_folder(family, task), task, dtype=dtype)
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    texts = case.texts(LENGTHS, seed=0)
+    with emulate_gpu(), SynchronizationCheck():  # type: ignore[no-untyped-call]
+        run(forward, texts)
+
+
+def test_nothing_in_a_decoders_batch_waits_for_the_gpu(tmp_path: Path) -> None:
+    decoder = Family("qwen3", wordpiece, {"num_key_value_heads": 1, "head_dim": 16})
+    case = ForwardCase(decoder.save(tmp_path, "text_embedding"), "text_embedding")
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    texts = case.texts(LENGTHS, seed=0)
+    with emulate_gpu(), SynchronizationCheck():  # type: ignore[no-untyped-call]
+        run(forward, texts)
