@@ -122,8 +122,7 @@ def _measure(
     async def drive() -> _Measured:
         loop_cpu, cpu = time.thread_time(), time.process_time()
         load = await closed_loop(ask, callers, texts_a_request, seconds)
-        # The warm-up counts too; its length is known.
-        count = load.requests * texts_a_request * 1.25
+        count = load.requests * texts_a_request
         return _Measured(load, 1e6 * (time.thread_time() - loop_cpu) / count, 1e6 * (time.process_time() - cpu) / count)
 
     try:

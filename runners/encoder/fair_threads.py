@@ -165,12 +165,12 @@ class FairThreads(Generic[Resource]):
 
     def _work(self, resource: Resource) -> None:
         while group := self._take():
-            _deliver(_run_group(resource, group))
-            load = sum(map(self._count_load, group))
-            # Else the waiting thread would keep the last texts in memory.
-            group.clear()
+            outcomes = _run_group(resource, group)
             with self._changed:
-                self._load -= load
+                self._load -= sum(map(self._count_load, group))
+            _deliver(outcomes)
+            # Else the waiting thread would keep the last texts in memory.
+            del outcomes, group
 
     def _take(self) -> list[_Piece]:
         """The pieces to do next; empty if the threads are closed."""

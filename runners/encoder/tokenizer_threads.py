@@ -215,16 +215,21 @@ class _InlineTokenizer:
         # The event loop's thread outlives the model, and would keep the words of each model that is loaded again.
         self._limit = 0 if tokenizer.keeps_words else _INLINE_COST
         self._spent = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         # There may be several event loops.
         self._in_use = threading.Lock()
 
     def enter(self, cost: int) -> bool:
         """Whether work of this cost is done at once; then call `run`."""
-        if self._spent + cost >= self._limit or not self._in_use.acquire(blocking=False):
+        loop = asyncio.get_running_loop()
+        # Another event loop may have ended before its next iteration.
+        spent = self._spent if loop is self._loop else 0
+        if spent + cost >= self._limit or not self._in_use.acquire(blocking=False):
             return False
-        if not self._spent:
-            asyncio.get_running_loop().call_soon(self._reset)
-        self._spent += cost
+        if not spent:
+            self._loop = loop
+            loop.call_soon(self._reset)
+        self._spent = spent + cost
         return True
 
     def run(self, work: Work[TextTokenizer, Item, Any, Result], item: Item) -> Result:

@@ -211,6 +211,24 @@ async def test_the_event_loop_tokenizes_a_little_in_each_iteration() -> None:
         await ask(1)
 
 
+def test_an_event_loop_that_has_ended_takes_nothing_from_the_next_one() -> None:
+    tokenizer = TextTokenizer(TOKENIZER_KINDS["WordPiece"](), max_length=24, add_special_tokens=True)
+    inline = TokenizerThreads(tokenizer)._inline
+    entered: list[bool] = []
+
+    def enter(loop: asyncio.AbstractEventLoop) -> None:
+        entered.append(inline.enter(1000))
+        loop.stop()
+
+    for _ in range(2):
+        loop = asyncio.new_event_loop()
+        loop.call_soon(enter, loop)
+        loop.run_forever()
+        loop.close()
+        inline._in_use.release()
+    assert entered == [True, True]
+
+
 async def test_the_library_starts_no_threads_of_its_own(model_folder: ModelFolder) -> None:
     """They would keep words of the texts of BPE, and there would be one for each core of the machine."""
     runner = EncoderRunner(Arguments(model_dir=str(model_folder("roberta", "sequence_classification"))))

@@ -1,0 +1,1 @@
+"""Whether processes for HTTP and tokenizing before one model process win over several workers: see `__main__`."""
