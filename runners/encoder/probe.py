@@ -16,11 +16,11 @@ from runners.core.device_thread import give_way
 from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
 from runners.encoder.sequences import TokenizedText
-from runners.modeling.attention import read_attention_windows
+from runners.modeling.attention import read_attention_windows, read_chunks
 from runners.modeling.dtypes import name_dtype
 from runners.modeling.max_length import count_positions
 
-# Lengths of the probe texts in words. If attention has a window, longer texts are added, up to a limit.
+# Lengths of the probe texts in words. With a window or chunks, longer texts are added, up to a limit.
 PROBE_WORDS = (1, 8, 24)
 _MOST_PROBE_WORDS = 1100
 _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual_feats")
@@ -28,7 +28,8 @@ _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual
 
 def count_probe_words(config: PretrainedConfig) -> tuple[int, ...]:
     """The lengths of the probe texts for a model with this config, in words."""
-    window = max(read_attention_windows(config.get_text_config()))
+    text_config = config.get_text_config()
+    window = max([*read_attention_windows(text_config), *read_chunks(text_config)])
     if not window:
         return PROBE_WORDS
     # One text that fits into the window, and one that does not.

@@ -11,10 +11,8 @@ from transformers import PreTrainedConfig
 from runners.generator.decoder import Decoder
 from runners.modeling.attention import read_attention_windows
 
-# Names of attention windows, and of the capacity of an expert, in configs and modules.
+# Names of attention windows that can be changed, and of the capacity of an expert, in configs and modules.
 _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "expert_capacity")
-# Windows that cannot be changed: modules have tensors of these sizes, or they must fit other sizes.
-_FIXED = ("local_radius", "local_attn_chunk_length")
 
 
 def has_limits(decoder: Decoder) -> bool:
@@ -26,8 +24,7 @@ def read_windows(decoder: Decoder) -> list[int]:
     """The sizes of attention windows and expert capacities in tokens, without unlimited ones."""
     found: list[Any] = []
     for config in _configs(decoder):
-        found += [_read(config, name) for name in (*_WINDOWS, *_FIXED)]
-        found += read_attention_windows(config)
+        found += [_read(config, "expert_capacity"), *read_attention_windows(config)]
     return sorted({number for number in found if isinstance(number, int) and number > 0})
 
 

@@ -1,4 +1,4 @@
-"""Attention windows in a model's config, and the sparse attention of BigBird."""
+"""Attention windows and chunks in a model's config, and the sparse attention of BigBird."""
 
 from __future__ import annotations
 
@@ -8,16 +8,54 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+# Names of attention windows in configs, in tokens.
+_WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "local_attention",
+    "attention_window",
+    "attention_window_size",
+    "attention_chunk_size",
+    "window_size",
+    "local_radius",
+    "local_attn_chunk_length",
+    "lsh_attn_chunk_length",
+)
+# Names of other numbers of tokens above which a model computes otherwise: recurrent layers go from chunk to chunk, and
+# sparse attention begins to leave tokens out.
+_CHUNKS = (
+    "block_size",
+    "chunk_size",
+    "conv_window",
+    "global_block_size",
+    "index_block_size",
+    "index_topk",
+    "keep_window_size",
+    "local_transformer_stride",
+    "mamba_chunk_size",
+)
+
 
 def read_attention_windows(config: PretrainedConfig) -> Iterator[int]:
     """The sizes of the attention windows in a config, in tokens; 0 for full attention."""
-    # A heterogeneous config has no value for all layers.
-    for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:
-        for name in ("sliding_window", "local_attention", "attention_window"):
-            value = getattr(each, name, None) or 0
-            yield from value if isinstance(value, list) else [value]
+    yield from _read(config, _WINDOWS)
     if getattr(config, "attention_type", None) == "block_sparse":
         yield (5 + 2 * config.num_random_blocks) * config.block_size
+
+
+def read_chunks(config: PretrainedConfig) -> Iterator[int]:
+    """The other numbers of tokens in a config above which a model computes otherwise; 0 for none."""
+    # BigBird's blocks count only in its sparse attention, as a part of its window.
+    if getattr(config, "attention_type", None) not in ("block_sparse", "original_full"):
+        yield from _read(config, _CHUNKS)
+
+
+def _read(config: PretrainedConfig, names: Iterable[str]) -> Iterator[int]:
+    # A heterogeneous config has no value for all layers.
+    for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:
+        for name in names:
+            value = getattr(each, name, None) or 0
+            yield from value if isinstance(value, (list, tuple)) else [value]
 
 
 class SparseAttention:

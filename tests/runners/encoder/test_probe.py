@@ -48,6 +48,13 @@ def loaded(folder: Path, **arguments: Any) -> Iterator[EncoderRunner]:
 HUGE_SCORES = dict.fromkeys(LARGE_SCORES, 1e30)
 
 
+_READS = (
+    torch.ops.aten.item.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten._local_scalar_dense.default,
+)
+
+
 class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the numbers of tensors that Python reads; each is a synchronization on a GPU."""
 
@@ -56,7 +63,7 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
+        self.count += func in _READS
         return func(*args, **kwargs or {})
 
 
@@ -317,6 +324,14 @@ async def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> N
         ({"model_type": "mistral", "sliding_window": 4096}, 1100),
         ({"model_type": "big_bird", "attention_type": "block_sparse", "block_size": 64, "num_random_blocks": 3}, 728),
         ({"model_type": "big_bird", "attention_type": "original_full"}, 24),
+        ({"model_type": "llama4_text", "attention_chunk_size": 64}, 88),
+        ({"model_type": "gpt_neo", "window_size": 200}, 224),
+        ({"model_type": "reformer", "local_attn_chunk_length": 32, "lsh_attn_chunk_length": 64}, 88),
+        ({"model_type": "longt5", "local_radius": 127, "global_block_size": 16}, 151),
+        ({"model_type": "recurrent_gemma", "attention_window_size": 300}, 324),
+        ({"model_type": "mamba2", "chunk_size": 256}, 280),
+        ({"model_type": "pegasus_x", "block_size": 512}, 536),
+        ({"model_type": "canine", "local_transformer_stride": 128}, 152),
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "sliding_window": 32}}, 56),
     ],
 )
