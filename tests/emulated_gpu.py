@@ -15,19 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.encoder import gpu_attention, packed_attention
+from runners.encoder import gpu_attention, packed_attention, segments
 
 HOPPER, TURING = (9, 0), (7, 5)
 
 
 @contextmanager
 def emulate_gpu(capability: tuple[int, int] = HOPPER) -> Iterator[None]:
-    """Within the block packed attention runs as on a GPU of this compute capability."""
+    """Within the block packed attention and reductions of texts run as on a GPU of this compute capability."""
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     library.impl("_flash_attention_forward", _flash_attention, "CPU")  # type: ignore[no-untyped-call]
     library.impl("_efficient_attention_forward", _efficient_attention, "CPU")  # type: ignore[no-untyped-call]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_attention, "runs_on_gpu", lambda _: True)
+        patch.setattr(segments, "_is_looped", lambda _: False)
         patch.setattr(gpu_attention, "_read_capability", lambda _: capability)
         try:
             yield

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from runners.encoder.pooled_head import TokenPooling
 from runners.encoder.tasks.sparse_pooling import SparsePooling
 from tests.families import AUTO_CLASSES
 from tests.model_cases import MAX_BATCH_TOKENS, ROWS, ModelCase, run
@@ -25,7 +24,7 @@ class ForwardCase(ModelCase):
         task: str,
         device: str = "cpu",
         dtype: str = "float32",
-        pooling: TokenPooling | None = None,
+        pooling: SparsePooling | None = None,
     ) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from transformers import PreTrainedModel
 
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.forward_selection import select_forward
-from runners.encoder.pooled_head import TokenPooling
 from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
+
+if TYPE_CHECKING:
+    # A bare machine lacks what it imports.
+    from runners.encoder.tasks.sparse_pooling import SparsePooling
 
 ROWS = {
     "fill_mask": TokenSelection.MASKS,
@@ -43,7 +47,7 @@ class ModelCase:
         input_names: frozenset[str],
         mask: int,
         padding_side: str = "right",
-        pooling: TokenPooling | None = None,
+        pooling: SparsePooling | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> None:
         """
@@ -88,10 +92,17 @@ class ModelCase:
         output = self.reference(torch.from_numpy(text.input_ids)[None].to(self.reference.device))
         rows: Tensor = output.last_hidden_state[0] if self.task == "text_embedding" else output.logits[0]
         if self._pooling is not None:
-            rows = self._pooling.finish(self._pooling.add(None, rows))
+            rows = pool_sparsely(rows.float(), self._pooling)
         if self.task == "fill_mask":
             rows = rows[torch.from_numpy(text.input_ids == self.mask)]
         return rows.reshape(-1, rows.shape[-1]).cpu()
+
+
+def pool_sparsely(scores: Tensor, pooling: SparsePooling) -> Tensor:
+    """As `SpladePooling` of sentence-transformers, of one text: [vocabulary], of [tokens, vocabulary]."""
+    for _ in range(pooling.logarithms):
+        scores = torch.log1p(torch.relu(scores))
+    return scores.sum(0) if pooling.sums else scores.amax(0)
 
 
 @torch.inference_mode()

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from runners.encoder.batch_mode import BatchMode
-from runners.encoder.pooled_head import RowSelector, TokenPooling, pool_in_parts
+from runners.encoder.pooled_head import RowSelector, TokenPooling, pool_in_parts, take_tokens
+from runners.encoder.segments import Segments
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.transfers import upload
 from runners.modeling.attention import SparseAttention
@@ -211,25 +212,29 @@ class ModelInputs:
         # Perceiver returns a row for each of its positions.
         return scores[:, :tokens] if self.selection is not TokenSelection.FIRST and select is None else scores
 
-    def pool(self, tensors: dict[str, Tensor], spans: Sequence[slice], in_parts: bool = True) -> Tensor:
+    def pool(
+        self, tensors: dict[str, Tensor], segments: Segments, tokens: Tensor | None = None, in_parts: bool = True
+    ) -> Tensor:
         """Run the model, and pool the scores of each text's tokens.
 
         Args:
             tensors: int64 [texts, tokens] each, or [1, tokens of all texts].
-            spans: where the tokens of each text are among all of the tensors.
+            segments: which of the tokens belong to which text.
+            tokens: int64 [tokens], where they are among all places of the tensors; None if they come first.
             in_parts: whether the model's head runs on a few rows at a time.
 
         Returns:
-            [texts, classes].
+            float32 [texts, classes].
         """
         pooling, selector = self._pooling, self._selector
         assert pooling is not None
         assert selector is not None
         if in_parts:
-            return pool_in_parts(self.model, selector, pooling, partial(self.call, tensors), tensors, spans)
-        scores = self.call(tensors)
-        rows = scores.reshape(-1, scores.shape[-1])
-        return torch.stack([pooling.finish(pooling.add(None, rows[span])) for span in spans])
+            return pool_in_parts(self.model, selector, pooling, partial(self.call, tensors), tensors, segments, tokens)
+        scores = take_tokens(self.call(tensors), tokens)
+        pooled = pooling.start(len(segments.counts), scores)
+        pooling.add(pooled, scores, segments)
+        return pooling.finish(pooled)
 
     def run_alone(self, text: TokenizedText) -> Tensor:
         """The scores of one text that runs alone without padding, by the stock model: [rows, classes].
@@ -240,7 +245,7 @@ class ModelInputs:
         tensors = self.upload(self.select_taken(pad([text], self.padding_id, "right")))
         tokens = len(text.input_ids)
         if self.selection is TokenSelection.POOLED:
-            return self.pool(tensors, [slice(tokens)], in_parts=False)
+            return self.pool(tensors, Segments([tokens], self.model.device), in_parts=False)
         output = self.call(tensors)
         expected = (1,) if self.selection is TokenSelection.FIRST else (1, tokens)
         if output.shape[:-1] != expected:
@@ -290,30 +295,25 @@ class PaddedForward(Forward):
         match inputs.selection:
             case TokenSelection.FIRST:
                 output = inputs.call(inputs.upload(taken))
-            case TokenSelection.POOLED:
-                output = inputs.pool(inputs.upload(taken), _find_spans(real), self._selects)
-            case TokenSelection.ALL:
+            case TokenSelection.POOLED | TokenSelection.ALL:
                 # Indices, for a GPU would have to be asked how many places a mask of them has.
                 tensors = inputs.upload({**taken, _READ: np.flatnonzero(real)})
                 read = tensors.pop(_READ)
-                output = inputs.call(tensors).flatten(0, 1)[read]
+                if inputs.selection is TokenSelection.ALL:
+                    output = take_tokens(inputs.call(tensors), read)
+                else:
+                    segments = Segments([len(text.input_ids) for text in texts], inputs.model.device)
+                    output = inputs.pool(tensors, segments, read, self._selects)
             case TokenSelection.MASKS:
                 is_read = real & (arrays["input_ids"] == inputs.mask_token_id)
                 tensors = inputs.upload({**taken, _READ: np.flatnonzero(is_read)})
                 read = tensors.pop(_READ)
 
                 def select(hidden: Tensor) -> Tensor:
-                    return hidden.reshape(1, -1, hidden.shape[-1])[:, read]
+                    return take_tokens(hidden, read)[None]
 
                 output = inputs.call(tensors, select) if self._selects else select(inputs.call(tensors))
         return output.reshape(-1, output.shape[-1]), counts
-
-
-def _find_spans(real: NDArray[np.bool_]) -> list[slice]:
-    """Where the tokens of each text are among all places of a padded batch, bool [texts, places]."""
-    starts = real.argmax(axis=1) + np.arange(0, real.size, real.shape[1])
-    pairs = zip(starts.tolist(), (starts + real.sum(axis=1)).tolist(), strict=True)
-    return [slice(start, end) for start, end in pairs]
 
 
 class GroupedForward(Forward):
@@ -334,8 +334,11 @@ class GroupedForward(Forward):
         return sum(self._forward.count_padding([texts[position] for position in group]) for group in self._group(texts))
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
+        groups = self._group(texts)
+        if len(groups) == 1:
+            return self._forward.run([texts[position] for position in groups[0]])
         parts: dict[int, Tensor] = {}
-        for group in self._group(texts):
+        for group in groups:
             rows, counts = self._forward.run([texts[position] for position in group])
             parts.update(zip(group, torch.split(rows, counts), strict=True))
         ordered = [parts[position] for position in range(len(texts))]

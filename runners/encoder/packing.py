@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.last_layer import LastLayer, ReadRows, make_read_rows
 from runners.encoder.packed_attention import PACKED_ATTENTION, PROBED_ATTENTION, AttentionCalls, Layout, current
+from runners.encoder.segments import Segments
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.max_length import position_padding
 
@@ -214,7 +214,7 @@ class PackedForward(Forward):
         current.layout = Layout(bounds, tensors[CU_SEQLENS], batch.longest, batch.total, is_fixed, calls, read)
         try:
             if inputs.selection is TokenSelection.POOLED:
-                output = inputs.pool(model_inputs, list(starmap(slice, pairwise(bounds))))
+                output = inputs.pool(model_inputs, _find_segments(batch, tensors))
             else:
                 output = inputs.call(model_inputs, self._selection(batch, tensors, read))
         finally:
@@ -249,10 +249,8 @@ class PackedForward(Forward):
         if batch.positions is None:
             if self._inputs.selection is TokenSelection.ALL:
                 return None
-            lengths = np.diff(batch.bounds).tolist()
-            return lambda hidden: torch.stack(
-                [text.mean(0, keepdim=True) for text in torch.split(hidden[0, : sum(lengths)], lengths)]
-            )
+            segments = _find_segments(batch, tensors)
+            return lambda hidden: segments.mean(hidden[0]).to(hidden.dtype)[:, None]
         # A narrow last layer has computed these rows only.
         rows = slice(len(batch.positions)) if read is not None else tensors[POSITIONS]
         if self._inputs.selection is TokenSelection.FIRST:
@@ -305,6 +303,12 @@ class NarrowForward(PackedForward):
         read_bounds = np.searchsorted(batch.positions, batch.bounds).tolist()
         self._last_layer.read = make_read_rows(torch.from_numpy(batch.positions), read_bounds, ROW_MULTIPLE)
         return self._last_layer.read
+
+
+def _find_segments(batch: PackedBatch, tensors: Mapping[str, Tensor]) -> Segments:
+    """The rows of each text; the offsets have the padding rows as one more, and of a fixed shape empty ones."""
+    cu_seqlens = tensors[CU_SEQLENS]
+    return Segments(np.diff(batch.bounds).tolist(), cu_seqlens.device, cu_seqlens)
 
 
 def _find_configs(model: PreTrainedModel) -> list[PretrainedConfig]:

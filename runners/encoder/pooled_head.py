@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+
+from runners.encoder.segments import Segments
 
 # Most bytes of the scores of one part, and the fewest rows that a part has: fewer would read the weights too often.
 _PART_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
@@ -25,21 +26,22 @@ _ROW_MULTIPLE = 4
 
 
 class TokenPooling(Protocol):
-    """Pools the scores of a text's tokens to one row."""
+    """Pools the scores of each text's tokens to one row."""
 
-    def add(self, pooled: Tensor | None, scores: Tensor) -> Tensor:
-        """Pool further tokens of a text.
+    def start(self, texts: int, scores: Tensor) -> Tensor:
+        """The rows of texts of which no token is pooled yet, for scores such as these: [texts, classes]."""
+
+    def add(self, pooled: Tensor, scores: Tensor, segments: Segments) -> None:
+        """Pool further tokens.
 
         Args:
-            pooled: [classes], of the tokens before; None if there are none.
+            pooled: [texts, classes], of the tokens before; changed.
             scores: [tokens, classes].
-
-        Returns:
-            [classes].
+            segments: which of the tokens belong to which text.
         """
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """The row of a text whose tokens are all pooled: [classes]."""
+        """The rows of texts whose tokens are all pooled: float32 [texts, classes]."""
 
 
 class RowSelector:
@@ -80,15 +82,17 @@ class Part:
 
     Attributes:
         start: the first row, among those of all texts.
-        counts: how many rows belong to which text: pairs of a position and a count.
+        first: the position of the first text.
+        counts: how many rows this text and the next ones have.
     """
 
     start: int
-    counts: Sequence[tuple[int, int]]
+    first: int
+    counts: Sequence[int]
 
     @property
     def rows(self) -> int:
-        return sum(count for _, count in self.counts)
+        return sum(self.counts)
 
 
 def cut_parts(lengths: Sequence[int], most: int) -> Iterator[Part]:
@@ -100,26 +104,37 @@ def cut_parts(lengths: Sequence[int], most: int) -> Iterator[Part]:
     Args:
         most: the most rows of a part.
     """
-    start, counts = 0, list[tuple[int, int]]()
+    start, counts = 0, list[int]()
     for position, length in enumerate(lengths):
-        size = sum(count for _, count in counts)
+        size = sum(counts)
         if counts and size + length > most:
-            yield Part(start, counts)
+            yield Part(start, position - len(counts), counts)
             start, counts = start + size, []
         rest = length
         while rest > most:
-            yield Part(start, [(position, most)])
+            yield Part(start, position, [most])
             start, rest = start + most, rest - most
-        counts.append((position, rest))
+        counts.append(rest)
     if counts:
-        yield Part(start, counts)
+        yield Part(start, len(lengths) - len(counts), counts)
 
 
-class _TextRows:
-    """The rows of the texts of a batch in a model's last hidden state, once the model has run."""
+def take_tokens(rows: Tensor, tokens: Tensor | None) -> Tensor:
+    """The rows of the tokens of a batch: [tokens, columns].
 
-    def __init__(self, spans: Sequence[slice]) -> None:
-        self._spans = spans
+    Args:
+        rows: [texts, places, columns].
+        tokens: int64 [tokens], where they are among all places; None for all of them.
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    return flat if tokens is None else flat.index_select(0, tokens)
+
+
+class _TokenRows:
+    """The rows of the tokens of a batch in a model's last hidden state, once the model has run."""
+
+    def __init__(self, tokens: Tensor | None) -> None:
+        self._tokens = tokens
         self._rows: Tensor | None = None
 
     def take(self, part: Part, hidden: Tensor) -> Tensor:
@@ -129,8 +144,7 @@ class _TextRows:
             hidden: [texts, tokens, hidden] in the first call; ignored in later ones.
         """
         if self._rows is None:
-            flat = hidden.reshape(-1, hidden.shape[-1])
-            self._rows = torch.cat([flat[span] for span in self._spans])
+            self._rows = take_tokens(hidden, self._tokens)
         rounded = part.rows + -part.rows % _ROW_MULTIPLE
         taken = self._rows[part.start : part.start + rounded]
         return functional.pad(taken, (0, 0, 0, rounded - len(taken)))[None]
@@ -142,7 +156,8 @@ def pool_in_parts(
     pooling: TokenPooling,
     run: Callable[[Callable[[Tensor], Tensor]], Tensor],
     tensors: dict[str, Tensor],
-    spans: Sequence[slice],
+    segments: Segments,
+    tokens: Tensor | None,
 ) -> Tensor:
     """Run a model, its head on a few rows at a time, and pool the scores of each text's tokens.
 
@@ -150,26 +165,29 @@ def pool_in_parts(
         selector: of the module whose output the head reads.
         run: runs the model on the tensors, with a function that selects the rows on which the head runs.
         tensors: int64 [texts, tokens] each.
-        spans: where the tokens of each text are among all of the tensors.
+        segments: which of the tokens belong to which text.
+        tokens: int64 [tokens], where they are among all places of the tensors; None if they come first.
 
     Returns:
-        [texts, classes].
+        float32 [texts, classes].
     """
     entries = int(model.config.get_text_config().vocab_size)
     most = max(_LEAST_ROWS, _PART_BYTES[model.device.type] // (entries * model.dtype.itemsize))
-    first, *others = cut_parts([span.stop - span.start for span in spans], most)
-    rows = _TextRows(spans)
-    pooled: list[Tensor | None] = [None] * len(spans)
+    first, *others = cut_parts(segments.counts, most)
+    rows = _TokenRows(tokens)
+
+    def add(pooled: Tensor, part: Part, scores: Tensor) -> None:
+        texts = pooled[part.first : part.first + len(part.counts)]
+        pooling.add(texts, scores[0], segments.cut(part.start, part.first, part.counts))
+
     with selector.repeating():
-        _add(pooling, pooled, first, run(partial(rows.take, first)))
+        scores = run(partial(rows.take, first))
+        pooled = pooling.start(len(segments.counts), scores)
+        add(pooled, first, scores)
         for part in others:
+            # They take the place of these.
+            del scores
             selector.select = partial(rows.take, part)
-            _add(pooling, pooled, part, model(**tensors).logits)
-    return torch.stack([pooling.finish(each) for each in pooled if each is not None])
-
-
-def _add(pooling: TokenPooling, pooled: list[Tensor | None], part: Part, scores: Tensor) -> None:
-    """Pool the scores of a part, [1, rows, classes]."""
-    rows = torch.split(scores[0, : part.rows], [count for _, count in part.counts])
-    for (position, _), each in zip(part.counts, rows, strict=True):
-        pooled[position] = pooling.add(pooled[position], each)
+            scores = model(**tensors).logits
+            add(pooled, part, scores)
+    return pooling.finish(pooled)

@@ -225,7 +225,8 @@ class EncoderTask(ABC):
         Returns:
             float32 [rows of the text, classes] for each text.
         """
-        return np.split(scores, np.cumsum(counts)[:-1])
+        # Rows after the last text are padding.
+        return np.split(scores, np.cumsum(counts))[:-1]
 
     def compute_scores(
         self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from runners.core.answer_options import AnswerOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
+from runners.encoder.segments import Segments
 from runners.encoder.tasks.prompts import Prompts
 from runners.modeling.config_checks import check_inside
 from runners.modeling.model_files import find_file, load_json
@@ -27,17 +28,24 @@ _MODE_BY_OLD_KEY = {
 }
 
 
-def _weighted_mean(hidden: Tensor) -> Tensor:
-    weights = torch.arange(1, len(hidden) + 1, device=hidden.device, dtype=hidden.dtype)
-    return weights @ hidden / weights.sum()
+def _mean_by_root(segments: Segments, hidden: Tensor) -> Tensor:
+    """The sum over the tokens, divided by the square root of their number."""
+    return segments.sum(hidden) / segments.offsets.diff().sqrt()[:, None]
 
 
-_POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "cls": lambda hidden: hidden[0],
-    "lasttoken": lambda hidden: hidden[-1],
-    "max": lambda hidden: hidden.max(dim=0).values,
-    "mean": lambda hidden: hidden.mean(dim=0),
-    "mean_sqrt_len_tokens": lambda hidden: hidden.sum(dim=0) / len(hidden) ** 0.5,
+def _weighted_mean(segments: Segments, hidden: Tensor) -> Tensor:
+    """The mean of tokens that weigh 1, 2, 3 and so on."""
+    weights = segments.number(hidden).float()
+    lengths = segments.offsets.diff().float()
+    return segments.sum(hidden, weights) / (lengths * (lengths + 1) / 2)[:, None]
+
+
+_POOLINGS: dict[str, Callable[[Segments, Tensor], Tensor]] = {
+    "cls": Segments.first,
+    "lasttoken": Segments.last,
+    "max": Segments.max,
+    "mean": Segments.mean,
+    "mean_sqrt_len_tokens": _mean_by_root,
     "weightedmean": _weighted_mean,
 }
 
@@ -62,13 +70,22 @@ class Pooling:
         self._layers = list(layers)
         self.normalize = normalize
 
-    def pool(self, hidden: Tensor) -> Tensor:
-        """The vector of one text, float32 [dimensions], of its token vectors, [tokens, hidden]."""
-        hidden = hidden.float()
-        vector = torch.cat([pooling(hidden) for pooling in self._poolings])
+    def pool(self, hidden: Tensor, segments: Segments) -> Tensor:
+        """The vector of each text, float32 [texts, dimensions], of the token vectors, [tokens, hidden]."""
+        pooled = [pooling(segments, hidden).float() for pooling in self._poolings]
+        vectors = torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
         for layer in self._layers:
-            vector = layer(vector)
-        return nn.functional.normalize(vector, dim=0) if self.normalize else vector
+            vectors = _run_layer(layer, vectors)
+        return nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
+
+
+def _run_layer(layer: nn.Module, vectors: Tensor) -> Tensor:
+    """A module's output for each text: [texts, outputs], of [texts, inputs]."""
+    if vectors.device.type == "cpu":
+        # There a vector's bits would depend on how many there are.
+        return torch.stack([layer(vector) for vector in vectors])
+    outputs: Tensor = layer(vectors)
+    return outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
+from runners.encoder.segments import Segments
 from runners.encoder.tasks.prompts import Prompts
 from runners.modeling.config_checks import check_inside
 from runners.modeling.model_files import load_json
@@ -33,17 +34,23 @@ class SparsePooling:
     sums: bool = False
     logarithms: int = 1
 
-    def add(self, pooled: Tensor | None, scores: Tensor) -> Tensor:
+    def start(self, texts: int, scores: Tensor) -> Tensor:
+        """See `TokenPooling.start`."""
+        shape = (texts, scores.shape[-1])
+        if self.sums:
+            return scores.new_zeros(shape, dtype=torch.float32)
+        return scores.new_full(shape, -torch.inf)
+
+    def add(self, pooled: Tensor, scores: Tensor, segments: Segments) -> None:
         """See `TokenPooling.add`."""
         if self.sums:
-            total = self._activate(scores.float()).sum(0)
-            return total if pooled is None else pooled + total
-        # The activation grows with the score, so that it is applied to the maximum alone.
-        highest = scores.amax(0)
-        return highest if pooled is None else torch.maximum(pooled, highest)
+            pooled += segments.sum(self._activate(scores.float()))
+        else:
+            # The activation grows with the score, so that it is applied to the maximum alone.
+            torch.maximum(pooled, segments.max(scores), out=pooled)
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """float32 [vocabulary]."""
+        """float32 [texts, vocabulary]."""
         return pooled if self.sums else self._activate(pooled.float())
 
     def _activate(self, scores: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from runners.core.errors import InputError
 from runners.core.predictions import MAIN, TOKEN_EMBEDDINGS, Numbers, Options, OutputSpec
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
+from runners.encoder.segments import Segments
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.tasks.encoder_task import EncoderTask
 from runners.encoder.tasks.pooling import load_sentence_transformer
@@ -44,7 +45,8 @@ class TextEmbedding(EncoderTask):
     def set_width(self, width: int) -> None:
         """Set the size of the token vectors, which for Reformer is twice the `hidden_size` of its config."""
         self._width = width
-        self._whole = len(self._pooling.pool(torch.zeros(1, width, device=self.device)))
+        row = torch.zeros(1, width, device=self.device)
+        self._whole = self._pooling.pool(row, Segments([1], self.device)).shape[1]
         self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
         self.pooled_widths = tuple(sorted({self._whole, self._dimensions}, reverse=True))
 
@@ -62,8 +64,10 @@ class TextEmbedding(EncoderTask):
             if wants_tokens:
                 raise InputError("the predictor answers with a vector for each text, and with none for its tokens")
             return rows.float()
-        vectors = torch.stack([self._pooling.pool(each) for each in torch.split(rows, list(counts))])[:, None]
-        return torch.cat((vectors.flatten(), rows.float().flatten())) if wants_tokens else vectors
+        vectors = self._pooling.pool(rows, Segments(counts, rows.device))[:, None]
+        if not wants_tokens:
+            return vectors
+        return torch.cat((vectors.flatten(), rows[: sum(counts)].float().flatten()))
 
     def split_scores(
         self, scores: NDArray[np.float32], counts: Sequence[int], options: Sequence[Options]
@@ -72,7 +76,7 @@ class TextEmbedding(EncoderTask):
         if scores.ndim == 3:
             return list(scores)
         vectors, tokens = np.split(scores, [len(counts) * self._whole])
-        by_text = np.split(tokens.reshape(-1, self._width), np.cumsum(counts)[:-1])
+        by_text = super().split_scores(tokens.reshape(-1, self._width), counts, options)
         return [
             self._join(vector, each) if TOKEN_EMBEDDINGS in option.outputs else vector[None]
             for vector, each, option in zip(vectors.reshape(-1, self._whole), by_text, options, strict=True)

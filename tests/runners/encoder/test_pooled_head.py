@@ -24,7 +24,7 @@ def test_parts_have_all_rows_in_order(lengths: list[int], most: int) -> None:
     parts = list(cut_parts(lengths, most))
     assert [part.start for part in parts] == [0, *accumulate(part.rows for part in parts)][:-1]
     assert all(0 < part.rows <= most for part in parts)
-    counts = [(text, count) for part in parts for text, count in part.counts]
+    counts = [pair for part in parts for pair in enumerate(part.counts, part.first)]
     assert [text for text, _ in counts] == sorted(text for text, _ in counts)
     for text, length in enumerate(lengths):
         pieces = [count for position, count in counts if position == text]
@@ -72,7 +72,7 @@ def test_the_other_texts_of_a_batch_change_no_bit(
 
 def test_the_model_runs_its_layers_again_after_a_failure(model_folder: ModelFolder) -> None:
     class Failing(SparsePooling):
-        def add(self, *_: Any) -> torch.Tensor:
+        def add(self, *_: Any) -> None:
             raise RuntimeError("no")
 
     case = ForwardCase(model_folder("bert", "fill_mask"), "sparse_embedding")
