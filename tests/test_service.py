@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
 from protocol.http.open_paths import BENTOML_PATHS
@@ -124,6 +125,11 @@ def test_importing_the_service_downloads_and_probes_nothing(
         ({}, False, 0, {}),
         ({}, False, 2, {"gpu": 1}),
         ({}, True, 0, {"gpu": 1}),
+        # Each worker has a GPU of its own, as far as there are some.
+        ({"workers": 4}, False, 2, {"gpu": 2}),
+        ({"workers": 2}, True, 8, {"gpu": 2}),
+        ({"workers": 4}, False, 0, {}),
+        ({"workers": 4, "gpu": 1}, False, 4, {"gpu": 1}),
         ({"gpu": 0}, True, 2, {}),
         ({"gpu": 4}, False, 0, {"gpu": 4}),
         ({"predictor_host": "triton:8001"}, True, 2, {}),
@@ -140,8 +146,7 @@ def test_resources(
     monkeypatch.setattr(gpu_resources, "_count_gpus", lambda: gpus)
     configuration = read_configuration(arguments, {}, {})
     requested = gpu_resources.request_gpus(configuration, configuration.parallel_size)
-    is_without_gpus = gpu_resources.is_without_gpus(configuration.arguments)
-    assert ({} if not in_bento and is_without_gpus else requested) == resources
+    assert gpu_resources.fit_machine(requested, configuration.arguments, in_bento) == resources
 
 
 @pytest.mark.parametrize(
@@ -169,3 +174,13 @@ def test_what_several_models_request(
     configuration = read_configuration({"models_file": str(path)}, {}, {})
     assert gpu_resources.request_gpus(configuration, configuration.parallel_size) == resources
     assert expects_generator(configuration) is (service == "Generator")
+
+
+@pytest.mark.parametrize("failing", ["nvmlInit", "nvmlDeviceGetCount"])
+def test_a_driver_that_does_not_answer_has_no_gpus(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, failing, fail)
+    assert gpu_resources._count_gpus() == 0

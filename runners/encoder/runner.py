@@ -25,7 +25,7 @@ from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
 from runners.core.errors import EngineDeadError, InputError, ModelNotReadyError
-from runners.core.garbage import collect_unloaded, importing
+from runners.core.garbage import importing
 from runners.core.generation import Prompt
 from runners.core.input_log import log_inputs
 from runners.core.machine import count_cores
@@ -206,7 +206,9 @@ class EncoderRunner:
         if self._owns_device:
             await asyncio.to_thread(self._device.close)
             self._device = self._create_device()
-        await asyncio.to_thread(collect_unloaded, lambda: model() is None)
+        from runners.modeling.devices import free_unloaded
+
+        await asyncio.to_thread(free_unloaded, lambda: model() is None)
 
     def close(self) -> None:
         """Stop the model and fail all waiting requests. Returns when the running batch is done."""

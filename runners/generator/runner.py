@@ -29,7 +29,7 @@ from runners.core.errors import (
     describe_text_error,
     with_text_position,
 )
-from runners.core.garbage import collect_unloaded, freeze_objects
+from runners.core.garbage import freeze_objects
 from runners.core.generation import (
     AcceptedRequest,
     Chat,
@@ -183,7 +183,9 @@ class GeneratorRunner:
         await self.admission.drain()
         await asyncio.to_thread(engine.close)
         del engine
-        await asyncio.to_thread(collect_unloaded)
+        from runners.modeling.devices import free_unloaded
+
+        await asyncio.to_thread(free_unloaded)
 
     def close(self) -> None:
         if self._engine is not None:

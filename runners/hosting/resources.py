@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import pynvml
 from _bentoml_sdk.service.config import GpuLiteralType
@@ -41,17 +42,29 @@ def request_gpus(configuration: Configuration, gpus: int) -> dict[str, int | str
     return {"gpu": gpus, "gpu_type": arguments.gpu_type}
 
 
-def is_without_gpus(arguments: Arguments) -> bool:
-    """Whether the operator requests no GPU explicitly and this machine has none."""
-    return arguments.gpu is None and arguments.gpu_type is None and _count_gpus() == 0
+def fit_machine(resources: Mapping[str, Any], arguments: Arguments, in_bento: bool) -> dict[str, Any]:
+    """The resources that a service requests on this machine, where BentoML lets all its workers see the same GPUs.
+
+    The operator's own number stays. Otherwise each worker gets a GPU of its own, as far as there are some.
+
+    Args:
+        resources: those of the service's class, from `request_gpus`.
+        in_bento: whether the service requests what its class declares even if this machine has no GPU.
+    """
+    if arguments.gpu is not None or arguments.gpu_type is not None or "gpu" not in resources:
+        return {**resources}
+    count = _count_gpus()
+    if not count and not in_bento:
+        return {}
+    return {**resources, "gpu": max(resources["gpu"], min(arguments.workers, count))}
 
 
 def _count_gpus() -> int:
     try:
         pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
     except pynvml.NVMLError:
         return 0
-    return int(pynvml.nvmlDeviceGetCount())
 
 
 def resolve_workers(arguments: Arguments, settings: OperatorSettings) -> Arguments:

@@ -67,6 +67,8 @@ def device_failures(device: torch.device) -> Iterator[None]:
         yield
     except Exception as error:
         examine_failure(error, device)
+        # A part of a model may have been there.
+        free_memory(device)
         raise
     check_device(device)
 

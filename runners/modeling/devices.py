@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable
 
 import torch
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, one_line
+from runners.core.garbage import collect_unloaded
 
 CPU = torch.device("cpu")
 
@@ -36,6 +39,20 @@ def choose_device(arguments: Arguments, position: int) -> torch.device:
     device = torch.device("cuda", position % count)
     torch.cuda.set_device(device)
     return device
+
+
+def free_unloaded(is_freed: Callable[[], bool] = lambda: False) -> None:
+    """Free the memory of a model that was unloaded, also that which PyTorch keeps on GPUs for the next tensors.
+
+    A GPU that has failed is found by the next batch or load.
+
+    Args:
+        is_freed: see `collect_unloaded`.
+    """
+    collect_unloaded(is_freed)
+    if torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def _find_reason() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from runners.encoder.packing import PackedForward
 from runners.encoder.runner import EncoderRunner
 from runners.generator.decoder import Decoder
 from runners.generator.runner import GeneratorRunner
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.waiting import eventually
 
@@ -200,3 +202,28 @@ async def test_a_failed_batch_on_a_gpu_ends_all_models(
         with pytest.raises(EngineDeadError):
             await classify(runners[0])
         await eventually(lambda: all(runner.failed for runner in runners))
+
+
+@pytest.mark.parametrize("generates", [False, True])
+async def test_an_unloaded_model_leaves_nothing_on_a_gpu(
+    generates: bool, make_runners: MakeRunners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch returns its memory to the GPU when nothing refers to the model any more."""
+    device = DeviceThread()
+    encoder, _, generator = make_runners(device)
+    runner = generator if generates else encoder
+    await runner.load()
+    engine = generator._engine
+    if generates:
+        assert isinstance(engine, TransformersEngine)
+        model = weakref.ref(engine._model().scheduler._decoder.model)
+    else:
+        assert encoder._loaded is not None
+        model = weakref.ref(encoder._loaded.model)
+    del engine
+    alive: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(model() is not None))
+    await runner.unload()
+    assert alive == [False]
+    device.close()

@@ -161,3 +161,4 @@ def test_an_error_of_a_load(error: Exception, gpu: Gpu) -> None:
     expected: Any = DeviceFailedError if is_fault else ValueError
     with pytest.raises(expected), device_failures(GPU):
         raise error
+    assert ("empty_cache" in gpu.calls) is not is_fault
