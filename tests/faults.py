@@ -72,12 +72,13 @@ def break_token(runner: EncoderRunner, token: str) -> None:
 
 # The word that makes an encoder fail, see `break_encoder`.
 FAULT = "qxzfault"
-_BREAK_ENCODER = f"""
+# Patches a module when a process imports it.
+_BREAK = """
 import importlib.abc, importlib.util, sys
 
 class Breaker(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
-        if name != "runners.encoder.runner":
+        if name != "{module}":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -86,17 +87,36 @@ class Breaker(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        infer = module.EncoderRunner.infer
-
-        async def fail(runner, texts, options):
-            if "{FAULT}" in str(texts):
-                raise RuntimeError(str(texts))
-            return await infer(runner, texts, options)
-
-        module.EncoderRunner.infer = fail
+        patch(module)
 
 sys.meta_path.insert(0, Breaker())
+
+def patch(module):
+{patch}
 """
+_FAIL_AT_WORD = f"""
+    infer = module.EncoderRunner.infer
+
+    async def fail(runner, texts, options):
+        if "{FAULT}" in str(texts):
+            raise RuntimeError(str(texts))
+        return await infer(runner, texts, options)
+
+    module.EncoderRunner.infer = fail
+"""
+_FAIL_AS_DEVICE = """
+    from pathlib import Path
+    import torch
+    run = module.{method}
+
+    def fail(self, *given):
+        if Path({mark!r}).exists():
+            raise torch.AcceleratorError({message!r})
+        return run(self, *given)
+
+    module.{method} = fail
+"""
+DEVICE_FAULT = "CUDA error: device-side assert triggered"
 
 
 def break_encoder(folder: Path) -> dict[str, str]:
@@ -105,5 +125,26 @@ def break_encoder(folder: Path) -> dict[str, str]:
     Args:
         folder: where Python's customization is written.
     """
-    (folder / "sitecustomize.py").write_text(_BREAK_ENCODER)
+    return _customize(folder, "runners.encoder.runner", _FAIL_AT_WORD)
+
+
+def break_device(folder: Path, mark: Path, generates: bool) -> dict[str, str]:
+    """The variables of a started server whose device fails as a GPU does, in each batch or step, once a file exists.
+
+    Args:
+        folder: where Python's customization is written.
+        mark: the file.
+        generates: whether steps of a generator fail, or batches of an encoder.
+    """
+    module, method = (
+        ("runners.generator.decoder", "Decoder.advance")
+        if generates
+        else ("runners.encoder.packing", "PackedForward.run")
+    )
+    patch = _FAIL_AS_DEVICE.format(method=method, mark=str(mark), message=DEVICE_FAULT)
+    return _customize(folder, module, patch)
+
+
+def _customize(folder: Path, module: str, patch: str) -> dict[str, str]:
+    (folder / "sitecustomize.py").write_text(_BREAK.format(module=module, patch=patch))
     return {"PYTHONPATH": str(folder)}

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.callers import Callers, GrpcCallers, HttpCallers
 from tests.conftest import ModelFolder
 from tests.containers import as_first_process, find_first_process
 from tests.families import MINILM
+from tests.faults import DEVICE_FAULT, break_device
 from tests.generators import save_generator
 from tests.servers import BENTOML, ROOT, ServerProcess
 from tests.waiting import wait_until
@@ -209,6 +211,38 @@ def test_a_dead_worker_ends_the_server_if_the_operator_says_so(start: Start, tin
     [line] = [line for line in server.output.splitlines() if "the worker with process id" in line]
     assert line.endswith("was ended by SIGSEGV; the server ends (--on_worker_death=exit)")
     assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("generates", [False, True])
+def test_a_failed_device_ends_the_server(start: Start, tmp_path: Path, generates: bool) -> None:
+    """As after a device assert on a GPU: every request under way gets an error, and the server is not ready again."""
+    folder = save_generator(tmp_path / "llama", "llama") if generates else MINILM
+    mark = tmp_path / "fault"
+    environment = break_device(tmp_path, mark, generates)
+    server = start(f"--model_dir={folder}", "--backend=huggingface", **environment)
+    server.wait_until("/readyz", 200)
+    parameters = {"parameters": {"max_tokens": 2}} if generates else {}
+    bodies = [{"instances": [f"text {number}"], **parameters} for number in range(16)]
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(len(bodies)) as threads:
+
+        def ask(body: dict[str, Any]) -> tuple[int, str]:
+            answer = client.post(server.url + PREDICT, json=body)
+            return answer.status_code, answer.text
+
+        # All connections are open when the device fails.
+        assert {status for status, _ in threads.map(ask, bodies)} == {200}
+        mark.touch()
+        answers = {*threads.map(ask, bodies)}
+    dead, new = '{"error":"the engine has died: the server stops"}', '{"error":"Model with name model is not ready."}'
+    assert {(503, dead)} <= answers <= {(503, dead), (503, new)}
+    seen: set[int] = set()
+    with contextlib.suppress(httpx.TransportError):
+        while True:
+            seen.add(get(server, "/readyz").status_code)
+    assert seen <= {503}
+    assert server.wait_for_exit(30) == 1
+    assert f"error: the thread that runs all models has died: {DEVICE_FAULT}\n" in server.output
+    assert server.output.count(" ready: ") == 1, "it has not begun again"
 
 
 def test_workers_that_are_never_ready_end_the_server(start: Start, tiny: str) -> None:

@@ -50,7 +50,7 @@ def free_unloaded(is_freed: Callable[[], bool] = lambda: False) -> None:
         is_freed: see `collect_unloaded`.
     """
     collect_unloaded(is_freed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 
