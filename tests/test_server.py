@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 import tritonclient.http
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent, from_http
@@ -264,6 +265,17 @@ def test_what_cannot_start_says_why_and_exits(arguments: str, message: str, home
     try:
         assert server.wait_for_exit() == 1
         assert server.output.count(message) == 1
+        assert "Traceback" not in server.output
+    finally:
+        server.terminate()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch can use a GPU of this machine")
+def test_a_gpu_that_cannot_be_used_ends_the_start(home: Path) -> None:
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=model_dir={MINILM}", "--arg=gpu=1"], home)
+    try:
+        assert server.wait_for_exit() == 1
+        assert server.output.count("error: cannot serve model: gpu is 1, but PyTorch can use none: ") == 1
         assert "Traceback" not in server.output
     finally:
         server.terminate()

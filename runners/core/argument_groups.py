@@ -365,8 +365,10 @@ class ResourceArguments(ArgumentGroup):
     gpu: int | None = Field(
         None,
         ge=0,
-        description="the service requests this many GPUs from BentoML (0: none); unset: one for an encoder; for a "
-        "generator, the product of vLLM's parallel sizes. Outside a Bento, a machine without GPUs requests none",
+        description="the service requests this many GPUs from BentoML (0: none, and models that vLLM does not run stay "
+        "off them); unset: one for an encoder, or one for each worker where there are some; for a generator, the "
+        "product of vLLM's parallel sizes. Outside a Bento, a machine without GPUs requests none. Worker k runs on GPU "
+        "k, modulo their number; the start ends if PyTorch cannot use as many as are set",
     )
     gpu_type: str | None = Field(
         None, description="the service requests this type of GPU from BentoCloud, such as `nvidia-l4`"
