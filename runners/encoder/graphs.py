@@ -29,6 +29,7 @@ from runners.encoder.packing import PackedBatch, PackedForward, Shape
 from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.transfers import DeviceArrays
+from runners.modeling.device_failures import free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -172,8 +173,12 @@ def record_graphs(
         with torch.inference_mode():
             graphed.record(probe, recorder)
     except Exception as error:
-        return forward, f"no CUDA graphs: {brief(error)}"
-    return graphed, f"{graphed.count} CUDA graphs, of up to {max_rows} tokens"
+        reason = brief(error)
+    else:
+        return graphed, f"{graphed.count} CUDA graphs, of up to {max_rows} tokens"
+    del graphed
+    free_memory(probe.inputs.model.device)
+    return forward, f"no CUDA graphs: {reason}"
 
 
 def _list_shapes(max_rows: int, max_texts: int, max_length: int) -> Iterator[Shape]:
