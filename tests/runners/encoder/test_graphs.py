@@ -73,6 +73,18 @@ def test_any_batch_equals_transformers(task: str, family: str, model_folder: Mod
         recorded.check(recorded.case.texts(lengths, seed))
 
 
+def test_a_mean_head_reads_the_texts_of_each_batch(model_folder: ModelFolder) -> None:
+    """A graph has the offsets of the texts as a tensor."""
+    task = "sequence_classification"
+    recorded = Recorded(model_folder("modernbert", task, classifier_pooling="mean"), task, dtype="float16")
+    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    for seed, lengths in enumerate([[1], [60, 32, 7], [5, 3], [16], [2] * 24]):
+        texts = recorded.case.texts(lengths, seed)
+        for text, found in zip(texts, run(recorded.forward, texts), strict=True):
+            expected = recorded.case.expected(text)
+            assert measure_difference(found, expected) <= TOLERANCES[torch.float16]
+
+
 @pytest.mark.parametrize(
     ("lengths", "padding"),
     [
