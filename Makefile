@@ -5,7 +5,7 @@ export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
 	test-clients-bench test-gpu test-image test-install test-restarts test-triton test-vllm-suite architectures-table \
-	arguments-table bench bench-answers bench-encoders bench-generation bench-infinity bench-metrics bench-models \
+	arguments-table bench bench-answers bench-encoders bench-generation bench-gpu bench-infinity bench-metrics bench-models \
 	bench-sizing bench-start bench-summary bench-wires lint clean debian-programs
 
 SENTIMENT := demo/models/sentiment
@@ -149,6 +149,11 @@ bench-infinity: $(VENV)/installed-bench $(VENV)-infinity/installed
 
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
+
+# Measures the engine on a GPU in ten minutes, and servers where they are installed; BENCH_GPU are options, such as
+# `--minutes 5 --only limit`.
+bench-gpu: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.gpu $(BENCH_GPU)
 
 # Measures the time until an encoder is ready, and its memory; BENCH_START are options.
 bench-start: $(VENV)/installed-bench

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.load import Load
+from benchmarks.closed_loop import Load
 
 _IDLE_SAMPLE = 0.5
 # Of a core.

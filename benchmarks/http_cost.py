@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from benchmarks.closed_loop import Load
 from benchmarks.cpu import describe_spread, measure, serving
-from benchmarks.load import Load, bodies, drive
+from benchmarks.load import bodies, drive
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import LOGGED, instant_words, serve
 

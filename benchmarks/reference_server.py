@@ -29,24 +29,25 @@ def main() -> None:
     parser.add_argument("task")
     parser.add_argument("port", type=int)
     parser.add_argument("--engine", choices=("pipeline", "onnxruntime", "openvino"), default="pipeline")
+    parser.add_argument("--device", default="cpu", help="of a pipeline or sentence-transformers")
     options = parser.parse_args()
-    app = create_app(load(options.folder, options.task, options.engine))
+    app = create_app(load(options.folder, options.task, options.engine, options.device))
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
 
 
-def load(folder: str, task: str, engine: str) -> Predict:
+def load(folder: str, task: str, engine: str, device: str = "cpu") -> Predict:
     # Each has packages of its own.
     if engine != "pipeline":
         from benchmarks.exported_model import ExportedModel
 
         return ExportedModel(folder, task, engine).predict
-    return _load_embedder(folder) if task == "text_embedding" else _load_pipeline(folder, task)
+    return _load_embedder(folder, device) if task == "text_embedding" else _load_pipeline(folder, task, device)
 
 
-def _load_pipeline(folder: str, task: str) -> Predict:
+def _load_pipeline(folder: str, task: str, device: str) -> Predict:
     from transformers import pipeline
 
-    run: Any = pipeline(_PIPELINES[task], folder, device="cpu")  # type: ignore[call-overload]
+    run: Any = pipeline(_PIPELINES[task], folder, device=device)  # type: ignore[call-overload]
 
     def predict(texts: list[str]) -> list[Any]:
         # numpy floats, which the pipelines for tokens return, are not JSON.
@@ -55,10 +56,10 @@ def _load_pipeline(folder: str, task: str) -> Predict:
     return predict
 
 
-def _load_embedder(folder: str) -> Predict:
+def _load_embedder(folder: str, device: str) -> Predict:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(folder, device="cpu")
+    model = SentenceTransformer(folder, device=device)
 
     def predict(texts: list[str]) -> list[Any]:
         vectors: list[Any] = model.encode(texts, show_progress_bar=False).tolist()

