@@ -27,8 +27,9 @@ from statistics import median
 
 import psutil
 
+from benchmarks.closed_loop import Load
 from benchmarks.cpu import cpu_seconds, serving
-from benchmarks.load import Load, bodies, drive
+from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
 from benchmarks.models import make_sized_model
 from benchmarks.pairs import Ratio, take_turns
