@@ -101,12 +101,19 @@ def _find_correct(
     """The first correct candidate, and how much its scores differ from those of the stock model.
 
     The last candidate, one text at a time, is the stock model itself; for it there is no difference.
+
+    Raises:
+        torch.OutOfMemoryError: there is not enough memory for a batch of probe texts.
     """
     *batched, alone = candidates
     for forward in batched:
         try:
             forward.attach()
             return forward, _check(probe, forward, expected)
+        except torch.OutOfMemoryError:
+            # It says nothing about the forward pass.
+            forward.detach()
+            raise
         except Exception as error:
             forward.detach()
             if forward.is_variant:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from runners.encoder import forward_selection
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import ModelInputs, TokenSelection
 from runners.encoder.forward_selection import in_float32, select_forward
+from runners.encoder.packing import PackedForward
 from runners.encoder.probe import Probe, count_probe_words
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.sequences import TokenizedText
@@ -303,6 +304,21 @@ def test_running_out_of_memory_in_float32_only_leaves_padding_out(
     with loaded(model_folder("deberta-v2", "sequence_classification"), dtype="bfloat16") as runner:
         assert runner.forward_mode is BatchMode.EQUAL_LENGTH
     assert "not padded, since there is no memory to try it in float32: out of memory" in caplog.text
+
+
+def test_a_batch_without_memory_in_float32_is_packed_all_the_same(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = PackedForward.run_checked
+
+    def run_out(forward: PackedForward, texts: Sequence[TokenizedText]) -> Any:
+        if forward._inputs.dtype == torch.float32:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(forward, texts)
+
+    monkeypatch.setattr(PackedForward, "run_checked", run_out)
+    with loaded(model_folder("bert", "token_classification"), dtype="bfloat16") as runner:
+        assert runner.forward_mode is BatchMode.PACKED
 
 
 async def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:
