@@ -103,12 +103,13 @@ class ModelWorker:
                 record.computing = record.computing or start
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
                 yield from run_batch(self._loaded, batch)
-        except DeviceFailedError:
-            refuse(batch, EngineDeadError.of_server())
-            raise
-        except BaseException:
+        except Exception:
             # The device thread ends this model.
             refuse(batch)
+            raise
+        except BaseException:
+            # It ends all models.
+            refuse(batch, EngineDeadError.of_server())
             raise
         finally:
             queue.finish(batch)

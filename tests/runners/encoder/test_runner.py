@@ -15,7 +15,7 @@ import pytest
 
 from protocol.application import create_application
 from runners.core.arguments import Arguments
-from runners.core.errors import ModelNotReadyError
+from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.predictions import TextInput
 from runners.core.spinning import SpinControl
 from runners.encoder.packing import PackedForward
@@ -130,7 +130,7 @@ async def test_a_device_thread_that_ends_in_a_batch_answers_it(
     runner = EncoderRunner(arguments)
     await runner.load()
     monkeypatch.setattr(SequenceClassification, "split_scores", end_thread)
-    with pytest.raises(ModelNotReadyError):
+    with pytest.raises(EngineDeadError):
         await runner.infer([TextInput("a"), TextInput("b")], runner.default_options)
 
 
