@@ -103,7 +103,7 @@ class ModelWorker:
                 record.computing = record.computing or start
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
                 yield from run_batch(self._loaded, batch)
-        except Exception:
+        except (Exception, GeneratorExit):
             # The device thread ends this model.
             refuse(batch)
             raise
