@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runners.core.device_thread import DeviceFailedError
 from runners.core.errors import (
     EngineDeadError,
     InputError,
@@ -114,7 +113,9 @@ class ModelWorker:
         finally:
             queue.finish(batch)
         end = time.perf_counter()
-        queue.record_throughput(tokens, end - max(start, self._last_end))
+        # A device computes one batch after another, a predictor several at once.
+        begin = start if self._loaded.predictor is not None else max(start, self._last_end)
+        queue.record_throughput(tokens, end - begin)
         self._last_end = end
 
 
@@ -146,7 +147,7 @@ class _Run:
             error: what has ended the model.
         """
         with suppress(BaseException):
-            self._context.run(self._steps.throw, error if isinstance(error, DeviceFailedError) else GeneratorExit())
+            self._context.run(self._steps.throw, GeneratorExit() if isinstance(error, Exception) else error)
 
 
 def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> Generator[None]:

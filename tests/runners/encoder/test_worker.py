@@ -25,6 +25,7 @@ from runners.core.device_thread import DeviceThread
 from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.predictions import Prediction, TextInput
 from runners.encoder.packing import PackedForward
+from runners.encoder.queue import BatchQueue
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.transfers import PendingArray
@@ -325,3 +326,23 @@ async def test_the_span_of_a_batch_ends_with_its_results(
     # The answers of the last one are delivered before its span ends.
     await eventually(lambda: len(seen) == 2 * batches)
     assert seen == [(event, number) for number in range(batches) for event in ("read", "ended")]
+
+
+async def test_the_end_of_a_model_refuses_the_batch_that_is_launched(
+    runner: EncoderRunner, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error beside all batches, which ends the model and not the server."""
+
+    def fail(*_: Any) -> None:
+        if runner._worker is not None and runner._worker._launched is not None:
+            raise RuntimeError("a defect")
+
+    expected = await classify(runner)
+    monkeypatch.setattr(BatchQueue, "record_throughput", fail)
+    answers = await asyncio.gather(*(classify(runner, [text]) for text in TEXTS * 4), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {list, ModelNotReadyError}
+    assert next(answer for answer in answers if isinstance(answer, list)) == expected[:1]
+    assert not runner.failed
+    await eventually(lambda: not runner.loaded)
+    last = max(number for event, number in launches.events if event == "launched")
+    assert ("read", last) not in launches.events, "the batch beside the one that failed was read"
