@@ -64,7 +64,8 @@ class ModelCase:
         self.inputs = ModelInputs(model, input_names, ROWS[task], mask, padding, pooling)
         self._pooling = pooling
         self.forward: Forward
-        self.forward, self.reason = select_forward(self.probe(), padding_side)
+        self.probe_used = self.probe()
+        self.forward, self.reason = select_forward(self.probe_used, padding_side)
 
     def probe(self) -> Probe:
         ordinary_ids = np.arange(_FIRST_ORDINARY, self.model.config.vocab_size)

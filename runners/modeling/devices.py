@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, one_line
 from runners.core.garbage import collect_unloaded
+
+if TYPE_CHECKING:
+    from runners.core.arguments import Arguments
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+
+from tests.emulated_gpu import emulate_gpu
 
 Record = Callable[..., None]
 
@@ -57,6 +60,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         return torch.device("cpu")
     found: torch.device = request.getfixturevalue("card")
     return found
+
+
+@pytest.fixture
+def kernels(device: torch.device) -> Iterator[None]:
+    """The attention kernels of a GPU, which a rehearsal emulates."""
+    with emulate_gpu() if device.type == "cpu" else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")
