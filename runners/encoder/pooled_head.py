@@ -36,12 +36,12 @@ class TokenPooling(Protocol):
 
         Args:
             pooled: [texts, classes], of the tokens before; changed.
-            scores: [tokens, classes].
+            scores: [tokens, classes]; may be overwritten.
             segments: which of the tokens belong to which text.
         """
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """The rows of texts whose tokens are all pooled: float32 [texts, classes]."""
+        """The rows of texts whose tokens are all pooled: float32 [texts, classes]; `pooled` may be overwritten."""
 
 
 class RowSelector:

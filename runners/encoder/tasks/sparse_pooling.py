@@ -54,8 +54,9 @@ class SparsePooling:
         return pooled if self.sums else self._activate(pooled.float())
 
     def _activate(self, scores: Tensor) -> Tensor:
+        """In place: the scores may take a gigabyte."""
         for _ in range(self.logarithms):
-            scores = torch.log1p(torch.relu(scores))
+            scores.relu_().log1p_()
         return scores
 
 
