@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.encoder import gpu_attention, packed_attention, segments
+from runners.encoder import biased_attention, gpu_attention, packed_attention, segments
 
 HOPPER, TURING = (9, 0), (7, 5)
 
@@ -27,7 +27,8 @@ def emulate_gpu(capability: tuple[int, int] = HOPPER) -> Iterator[None]:
     library.impl("_flash_attention_forward", _flash_attention, "CPU")  # type: ignore[no-untyped-call]
     library.impl("_efficient_attention_forward", _efficient_attention, "CPU")  # type: ignore[no-untyped-call]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_attention, "runs_on_gpu", lambda _: True)
+        for module in (packed_attention, biased_attention):
+            patch.setattr(module, "runs_on_gpu", lambda _: True)
         patch.setattr(segments, "_is_looped", lambda _: False)
         patch.setattr(gpu_attention, "_read_capability", lambda _: capability)
         try:

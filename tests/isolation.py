@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,9 +38,10 @@ def _padded_on_the_left() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-# What is padded on the left, and what cannot be padded.
+# What is padded on the right and on the left, and what cannot be padded.
 _FAMILIES = {
     **FAMILIES,
+    "deberta-conv": replace(FAMILIES["deberta-v2"], config=FAMILIES["deberta-v2"].config | {"conv_kernel_size": 3}),
     "xlnet": Family("xlnet", _padded_on_the_left, {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}),
     "fnet": Family("fnet", albert_unigram, {"type_vocab_size": 4}),
 }
@@ -94,9 +95,11 @@ CASES = [
     _packed("distilbert", "token_classification", "bfloat16"),
     _packed("roberta", "fill_mask", "bfloat16"),
     _packed("modernbert", "text_embedding", "bfloat16", **_OWN),
-    Case("deberta-v2", "sequence_classification", BatchMode.PADDED),
-    Case("deberta-v2", "token_classification", BatchMode.PADDED, "bfloat16"),
-    Case("deberta-v2", "sparse_embedding", BatchMode.PADDED, **_OWN),
+    _packed("deberta-v2", "sequence_classification"),
+    _packed("deberta-v2", "text_embedding", "bfloat16", **_OWN),
+    Case("deberta-conv", "sequence_classification", BatchMode.PADDED),
+    Case("deberta-conv", "token_classification", BatchMode.PADDED, "bfloat16"),
+    Case("deberta-conv", "sparse_embedding", BatchMode.PADDED, **_OWN),
     Case("xlnet", "sequence_classification", BatchMode.PADDED),
     Case("fnet", "token_classification", BatchMode.EQUAL_LENGTH),
     Case("bert", "text_embedding", BatchMode.ONE_BY_ONE, forced=True, **_OWN),

@@ -8,6 +8,7 @@ rectangles, for attention only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from torch.nn import functional
 from runners.encoder.transfers import upload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +33,9 @@ _FLASH_CAPABILITY = (8, 0)
 # Custom mask types of the memory-efficient kernel: aten/src/ATen/native/transformers/cuda/mem_eff_attention.
 _NO_MASK, _CAUSAL_FROM_TOP_LEFT = 0, 1
 # The shortest rectangle; longer ones double.
-_SHORTEST_SIDE = 16
+SHORTEST_SIDE = 16
+# The scores of a rectangle, for each head.
+_MOST_SCORES = 2**22
 
 
 def attend_on_gpu(
@@ -53,7 +56,7 @@ def attend_on_gpu(
         scale = width**-0.5
     is_flash = _is_flash(query, value)
     if not is_flash and window is not None and not is_causal and layout.longest > window:
-        return _attend_in_rectangles(query, key, value, layout, scale, window)
+        return attend_in_rectangles(query, key, value, layout, scale, lambda _, __, part: part.window_mask(window))
     query, key, value = (_pad_heads(each.transpose(1, 2)) for each in (query, key, value))
     attend = _attend_by_flash if is_flash else _attend_efficiently
     return attend(query, key, value, layout, scale, window, is_causal)[..., :value_width]
@@ -106,32 +109,44 @@ def _attend_efficiently(
     return result
 
 
-def _attend_in_rectangles(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int
+def attend_in_rectangles(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scale: float | None,
+    make_mask: Callable[[Tensor, Tensor, Rectangle], Tensor],
 ) -> Tensor:
-    """Texts of similar length are padded to a rectangle: there are as many as powers of two up to the longest text.
+    """Texts of similar length are padded to rectangles, about as many as powers of two up to the longest text.
 
     Args:
         query, key, value: [1, heads, T, d].
+        scale: as of `attend_on_gpu`.
+        make_mask: the mask or bias of a rectangle, [texts, heads or 1, side, side], for its queries and keys,
+            [texts, heads, side, d] each.
 
     Returns:
         [1, T, heads, d].
+
+    Raises:
+        NotImplementedError: the computation must hold for other batches too.
     """
     if layout.is_fixed:
-        raise NotImplementedError("attention with a window in float32 has other kernels for each batch")
+        raise NotImplementedError("attention in rectangles has other kernels for each batch")
     if layout.rectangles is None:
         layout.rectangles = Rectangles(layout.bounds, layout.total, query.device)
     attended = []
-    for rows, lengths in layout.rectangles:
+    for rectangle in layout.rectangles.parts:
+        rows = rectangle.rows
 
         def arrange(each: Tensor, rows: Tensor = rows) -> Tensor:
             """[1, heads, T, d] to [texts, heads, side, d]."""
             taken = each[0].index_select(1, rows.flatten())
             return taken.view(each.shape[1], *rows.shape, each.shape[3]).transpose(0, 1)
 
+        queries, keys = arrange(query), arrange(key)
         part = functional.scaled_dot_product_attention(
-            arrange(query), arrange(key), arrange(value),
-            attn_mask=layout.rectangles.window_mask(lengths, rows.shape[1], window), scale=scale,
+            queries, keys, arrange(value), attn_mask=make_mask(queries, keys, rectangle), scale=scale,
             enable_gqa=key.shape[1] != query.shape[1],
         )  # fmt: skip
         # One after another: [texts * side, heads, d].
@@ -139,10 +154,48 @@ def _attend_in_rectangles(
     return torch.cat(attended).index_select(0, layout.rectangles.order)[None]
 
 
+@dataclass(slots=True)
+class Rectangle:
+    """Texts of similar length, padded to `side` tokens.
+
+    Attributes:
+        rows: int64 [texts, side], where their tokens are in the batch; padding places repeat the text's first row.
+        lengths: int64 [texts], their tokens.
+    """
+
+    rows: Tensor
+    lengths: Tensor
+    _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def side(self) -> int:
+        return self.rows.shape[1]
+
+    def is_token(self) -> Tensor:
+        """Whether a place has a token and no padding: bool [texts, side]."""
+        return torch.arange(self.side, device=self.lengths.device) < self.lengths[:, None]
+
+    def window_mask(self, window: int) -> Tensor:
+        """The mask of a sliding window in each text, |i - j| < window: bool [texts, 1, side, side].
+
+        All layers with a window of this size share it.
+        """
+        if window not in self._masks:
+            places = torch.arange(self.side, device=self.lengths.device)
+            distances = (places[:, None] - places).abs()
+            is_token = self.is_token()[:, None]
+            # A padding place attends to the first token, so that no row is without scores.
+            self._masks[window] = torch.where(
+                is_token[..., None], is_token[..., None, :] & (distances < window), places == 0
+            )
+        return self._masks[window]
+
+
 class Rectangles:
     """The rows of a batch's texts, those of similar length side by side.
 
     Attributes:
+        parts: the rectangles.
         order: int64 [T], the place of each row among the places of all rectangles; padding rows have the first place.
     """
 
@@ -154,40 +207,27 @@ class Rectangles:
         """
         starts = np.array(bounds[:-1])
         lengths = np.diff(bounds)
-        sides = np.maximum(_SHORTEST_SIDE, 2 ** np.ceil(np.log2(lengths)).astype(np.int64))
+        sides = np.maximum(SHORTEST_SIDE, 2 ** np.ceil(np.log2(lengths)).astype(np.int64))
         order = np.zeros(total, dtype=np.int64)
         arrays: dict[str, NDArray[np.int64]] = {}
         places = 0
-        for side in np.unique(sides):
-            members = np.flatnonzero(sides == side)
+        for side, members in _group(sides):
             offsets = np.arange(side)
-            is_text = offsets < lengths[members, None]
-            # Padding places repeat the text's first row.
-            rows = starts[members, None] + np.where(is_text, offsets, 0)
-            order[rows[is_text]] = places + np.flatnonzero(is_text)
+            is_token = offsets < lengths[members, None]
+            rows = starts[members, None] + np.where(is_token, offsets, 0)
+            order[rows[is_token]] = places + np.flatnonzero(is_token)
+            arrays[f"rows {places}"], arrays[f"lengths {places}"] = rows, lengths[members]
             places += rows.size
-            arrays[f"rows {side}"], arrays[f"lengths {side}"] = rows, lengths[members]
         tensors = upload({"order": order, **arrays}, device)
         self.order = tensors.pop("order")
         values = iter(tensors.values())
-        self._parts = list(zip(values, values, strict=True))
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        self.parts = list(map(Rectangle, values, values))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows of each rectangle, int64 [texts, side], and the lengths of its texts, int64 [texts]."""
-        return iter(self._parts)
 
-    def window_mask(self, lengths: Tensor, side: int, window: int) -> Tensor:
-        """The mask of a sliding window in each text, |i - j| < window: bool [texts, 1, side, side].
-
-        All layers with a window of this size share it.
-        """
-        if (side, window) not in self._masks:
-            places = torch.arange(side, device=lengths.device)
-            distances = (places[:, None] - places).abs()
-            is_text = (places < lengths[:, None])[:, None]
-            # A padding place attends to the first token, so that no row is without scores.
-            self._masks[side, window] = torch.where(
-                is_text[..., None], is_text[..., None, :] & (distances < window), places == 0
-            )
-        return self._masks[side, window]
+def _group(sides: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Texts of one side each, as many as their scores need bounded memory."""
+    for side in np.unique(sides).tolist():
+        members = np.flatnonzero(sides == side)
+        most = max(1, _MOST_SCORES // side**2)
+        for first in range(0, len(members), most):
+            yield side, members[first : first + most]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from runners.encoder.biased_attention import attend_with_bias, take_bias
 from runners.encoder.gpu_attention import Rectangles, attend_on_gpu, runs_on_gpu
 from runners.encoder.last_layer import ProjectionTrace, ReadRows, attend_to_all
 
@@ -137,7 +138,9 @@ def _packed_attention(
         layout.calls.trace.record_call(query, key, value)
     if runs_on_gpu(query):
         if bias is not None:
-            raise NotImplementedError("the kernels for GPUs take no position bias")
+            if window is not None or is_causal:
+                raise NotImplementedError("a position bias with a window or causal attention on a GPU")
+            return attend_with_bias(query, key, value, layout, scale, take_bias(bias)), None
         return attend_on_gpu(query, key, value, layout, scale, window, is_causal), None
     shares_heads = key.shape[1] != query.shape[1]
     result = query.new_empty((1, layout.total, query.shape[1], value.shape[3]))
@@ -147,7 +150,7 @@ def _packed_attention(
         length = end - start
         attention_mask = layout.window_mask(length, window, is_causal)
         if bias is not None:
-            attention_mask = _add_bias(bias[..., start:end, start:end], attention_mask, is_causal)
+            attention_mask = _add_bias(bias[..., :length, :length], attention_mask, is_causal)
         attended = functional.scaled_dot_product_attention(
             query[:, :, start:end], key[:, :, start:end], value[:, :, start:end],
             attn_mask=attention_mask, is_causal=is_causal and attention_mask is None and length > 1, scale=scale,

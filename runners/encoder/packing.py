@@ -23,6 +23,7 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.last_layer import LastLayer, ReadRows, make_read_rows
 from runners.encoder.packed_attention import PACKED_ATTENTION, PROBED_ATTENTION, AttentionCalls, Layout, current
+from runners.encoder.relative_attention import RelativeAttention
 from runners.encoder.segments import Segments
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.max_length import position_padding
@@ -101,6 +102,7 @@ class PackedForward(Forward):
             for module in (inputs.model, inputs.model.base_model)
         )
         self._mean = getattr(inputs.model.config, "classifier_pooling", None) == "mean"
+        self._relative_attention = RelativeAttention(inputs.model)
         self._stock_attention = [(config, config._attn_implementation) for config in _find_configs(inputs.model)]
 
     def attach(self) -> None:
@@ -110,9 +112,11 @@ class PackedForward(Forward):
             Exception: a part of the model does not allow another attention function.
         """
         self._inputs.model.set_attn_implementation(PACKED_ATTENTION)
+        self._relative_attention.attach()
 
     def detach(self) -> None:
         """Restore the model's own attention."""
+        self._relative_attention.detach()
         for config, implementation in self._stock_attention:
             config._attn_implementation_internal = implementation
 

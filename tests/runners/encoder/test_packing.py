@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from runners.encoder.forward import PaddedForward
 from runners.encoder.packed_attention import current
 from runners.encoder.packing import PackedForward
 from runners.modeling.packed_linear import PackedLinear, pack_linears, warm_linears
@@ -23,9 +22,9 @@ TOLERANCE = 2e-5
 @pytest.mark.parametrize("task", ROWS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_batch_equals_transformers(family: str, task: str, model_folder: ModelFolder) -> None:
-    """Random batches of random lengths; packed for every family but DeBERTa, whose attention is its own."""
+    """Random batches of random lengths."""
     case = ForwardCase(model_folder(family, task), task)
-    assert isinstance(case.forward, PaddedForward if family == "deberta-v2" else PackedForward), case.reason
+    assert isinstance(case.forward, PackedForward), case.reason
     random = np.random.default_rng(1)
     batches: list[Any] = [
         [1],
@@ -40,7 +39,7 @@ def test_any_batch_equals_transformers(family: str, task: str, model_folder: Mod
 
 
 @pytest.mark.parametrize("task", ROWS)
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta-v2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_is_bit_identical_in_any_batch(family: str, task: str, model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder(family, task), task)
     texts = case.texts([7, 33, 1, 250, 16, 48, 90, 12], seed=3)
@@ -82,11 +81,14 @@ def test_nothing_of_a_batch_stays(fails: bool, model_folder: ModelFolder) -> Non
 
 
 def test_a_model_that_cannot_be_packed_says_why(model_folder: ModelFolder) -> None:
-    case = ForwardCase(model_folder("deberta-v2", "sequence_classification"), "sequence_classification")
+    """A convolution mixes the rows of texts."""
+    case = ForwardCase(
+        model_folder("deberta-v2", "sequence_classification", conv_kernel_size=3), "sequence_classification"
+    )
     assert case.reason.startswith(
         "texts are run in batches sorted by length, padded on the right: DebertaV2ForSequenceClass"
     )
-    assert "not packed, since 0 of its 2 layers call the attention interface" in case.reason
+    assert "not packed, since its scores differ by" in case.reason
     assert case.model.config._attn_implementation != "packed"
 
 

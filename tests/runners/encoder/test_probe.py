@@ -87,8 +87,9 @@ def damaged(model_folder: ModelFolder, tmp_path: Path) -> Path:
         ("qwen3", Task.TEXT_EMBEDDING, BatchMode.PACKED, "gives the same as for each text alone"),
         # A bias by the distance of two tokens, which the attention function is given.
         ("t5", Task.TOKEN_CLASSIFICATION, BatchMode.PACKED, "gives the same as for each text alone"),
-        ("deberta-v2", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since 0 of its 2 layers call"),
-        ("mpnet", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since 0 of its 2 layers call"),
+        # Attention of their own, which is replaced.
+        ("deberta-v2", Task.TEXT_EMBEDDING, BatchMode.PACKED, "gives the same as for each text alone"),
+        ("mpnet", Task.TEXT_EMBEDDING, BatchMode.PACKED, "gives the same as for each text alone"),
         # What packed attention does not compute: a maximum of the scores, another score beside them, a mask of chunks.
         ("gemma2", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since its attention has softcap"),
         ("gpt_oss", Task.TOKEN_CLASSIFICATION, BatchMode.PADDED, "not packed, since its attention has s_aux"),
@@ -164,7 +165,7 @@ def test_without_memory_for_float32_nothing_is_padded_in_16_bit(
 ) -> None:
     monkeypatch.setattr(forward_selection, "available_memory", lambda: 1000)
     caplog.set_level("INFO")
-    folder = model_folder("deberta-v2", "sequence_classification")
+    folder = model_folder("deberta-v2", "sequence_classification", conv_kernel_size=3)
     with loaded(folder, dtype="bfloat16") as runner:
         assert runner.forward_mode is BatchMode.EQUAL_LENGTH
     assert "not padded, since there is no memory to try it in float32" in caplog.text
@@ -301,7 +302,7 @@ def test_running_out_of_memory_in_float32_only_leaves_padding_out(
 
     monkeypatch.setattr(ModelInputs, "run_alone", run_out)
     caplog.set_level("INFO")
-    with loaded(model_folder("deberta-v2", "sequence_classification"), dtype="bfloat16") as runner:
+    with loaded(model_folder("deberta-v2", "sequence_classification", conv_kernel_size=3), dtype="bfloat16") as runner:
         assert runner.forward_mode is BatchMode.EQUAL_LENGTH
     assert "not padded, since there is no memory to try it in float32: out of memory" in caplog.text
 
