@@ -28,12 +28,13 @@ from statistics import median
 import psutil
 
 from benchmarks.closed_loop import Load
-from benchmarks.cpu import cpu_seconds, serving
+from benchmarks.cpu import cpu_seconds
 from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
 from benchmarks.models import make_sized_model
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, sample, serve
+from benchmarks.sizing import find_processes
 
 _PATH = "/v1/models/model:predict"
 _READY_SECONDS = 120
@@ -101,7 +102,7 @@ def _start_engine(socket: str, model: Path) -> Iterator[psutil.Process]:
 
 
 def _measure(url: str, engine: psutil.Process | None, options: argparse.Namespace) -> _Measured:
-    http, model = serving(url), [] if engine is None else [engine]
+    http, model = find_processes(url), [] if engine is None else [engine]
     before = cpu_seconds(http), cpu_seconds(model)
     load = asyncio.run(drive(url + _PATH, bodies("v1", sample(), 1), options.callers, 1, options.seconds))
     if load.errors:
