@@ -26,7 +26,7 @@ from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.operator_settings import read_operator_settings
 from runners.hosting.preparation import prepare_workers
 from runners.hosting.process import configure_log, configure_process, find_worker_position
-from runners.hosting.resources import fit_machine, request_gpus
+from runners.hosting.resources import fit_to_machine, request_gpus
 from runners.hosting.selection import create_models, expects_generator
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class DirectService(bentoml.Service[Any]):
     def inject_config(self) -> None:
         """Allocate the GPUs of this machine for BentoML's parent process; a build writes what the class declares."""
         declared = self.config
-        self.config = {**declared, "resources": fit_machine(declared["resources"], arguments, IN_BENTO)}
+        self.config = {**declared, "resources": fit_to_machine(declared["resources"], arguments, IN_BENTO)}
         super().inject_config()
         self.config = declared
         replace_bentoml_settings(arguments)

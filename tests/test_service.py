@@ -146,7 +146,7 @@ def test_resources(
     monkeypatch.setattr(gpu_resources, "_count_gpus", lambda: gpus)
     configuration = read_configuration(arguments, {}, {})
     requested = gpu_resources.request_gpus(configuration, configuration.parallel_size)
-    assert gpu_resources.fit_machine(requested, configuration.arguments, in_bento) == resources
+    assert gpu_resources.fit_to_machine(requested, configuration.arguments, in_bento) == resources
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,18 @@ class ModelLoadError(RunnerError):
     """The model cannot be loaded: the server stops."""
 
 
-class NotFiniteError(ModelLoadError):
-    """The model's weights or scores have NaN or infinity in a data type; `found` says which, without advice."""
+class NonFiniteModelError(ModelLoadError):
+    """The model's weights or scores have NaN or infinity in a data type.
+
+    Attributes:
+        found: which of them, and in which data type.
+    """
 
     def __init__(self, found: str, advice: str = "") -> None:
+        """
+        Args:
+            advice: the end of the message, which says what the operator may set.
+        """
         super().__init__(found + advice)
         self.found = found
 

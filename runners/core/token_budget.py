@@ -18,13 +18,13 @@ class TokenBudget:
         self.tokens = tokens
         self._failed = 0
 
-    def note_out_of_memory(self, tokens: int, device: str) -> None:
-        """Note that there was no memory for a batch that could be smaller; from the second one on, halve the budget.
+    def record_out_of_memory(self, tokens: int, device: str) -> None:
+        """Record that memory ran out in a batch that could be smaller; from the second time on, halve the budget.
 
         Memory may run out once because another process took it for a while.
 
         Args:
-            tokens: of the batch. One that was made before the budget was halved says nothing of the new budget.
+            tokens: of the batch. One that was made before the budget was halved does not count.
             device: its name in the log.
         """
         self._failed += 1

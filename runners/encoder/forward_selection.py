@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from runners.core.device_thread import give_way
-from runners.core.errors import NotFiniteError, brief
+from runners.core.errors import NonFiniteModelError, brief
 from runners.core.machine import available_memory
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import (
@@ -63,7 +63,7 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         The forward pass, and the reason for the log.
 
     Raises:
-        NotFiniteError: the model's weights or scores are not finite.
+        NonFiniteModelError: the model's weights or scores are not finite.
     """
     _check_finite(probe)
     candidates = make_candidates(probe, padding_side)
@@ -267,7 +267,7 @@ def _check_finite(probe: Probe) -> None:
     """Refuse a checkpoint with NaN or infinity, and a dtype in which weights or scores overflow.
 
     Raises:
-        NotFiniteError: a weight or a score is not finite.
+        NonFiniteModelError: a weight or a score is not finite.
     """
     dtype = probe.inputs.dtype
     weights = dict(probe.inputs.model.named_parameters())
@@ -279,13 +279,13 @@ def _check_finite(probe: Probe) -> None:
     finite = torch.stack(sums).isfinite().tolist()
     for name, is_finite in zip(weights, finite, strict=True):
         if not is_finite:
-            raise NotFiniteError(
+            raise NonFiniteModelError(
                 f"the weights {name} hold NaN or infinity in {name_dtype(dtype)}",
                 f": the checkpoint is broken{' or needs another --dtype' if advise_wider(dtype) else ''}",
             )
     scores = torch.cat([rows.flatten() for rows in (*probe.expected, *probe.long_expected)])
     if not scores.isfinite().all():
-        raise NotFiniteError(f"{probe.name} gives NaN or infinity in {name_dtype(dtype)}", advise_wider(dtype))
+        raise NonFiniteModelError(f"{probe.name} gives NaN or infinity in {name_dtype(dtype)}", advise_wider(dtype))
 
 
 def _explain(probe: Probe, chosen: Forward, refusals: dict[str, str], difference: float | None) -> str:

@@ -41,7 +41,7 @@ from runners.modeling.loading import (
     build_meta_model,
     find_task_of_files,
     load_config,
-    load_in_dtype,
+    load_in_fitting_dtype,
     load_model,
     load_tokenizer,
     resolve_batch_tokens,
@@ -85,7 +85,7 @@ def load_encoder(
     """
     silence_transformers()
     torch.set_num_threads(count_cores(arguments.workers))
-    return load_in_dtype(arguments, device, partial(_load_in_dtype, arguments, connect, changed, device))
+    return load_in_fitting_dtype(arguments, device, partial(_load_in_dtype, arguments, connect, changed, device))
 
 
 def _load_in_dtype(
@@ -98,7 +98,7 @@ def _load_in_dtype(
     """As `load_encoder`, in one dtype.
 
     Raises:
-        NotFiniteError: the model's weights or scores are not finite in it.
+        NonFiniteModelError: the model's weights or scores are not finite in it.
     """
     checkpoint = _load_checkpoint(arguments, device, dtype)
     encoder_task, model = checkpoint.encoder_task, checkpoint.model

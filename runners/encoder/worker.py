@@ -199,7 +199,7 @@ def _examine(loaded: LoadedModel, batch: Sequence[Entry], error: Exception) -> N
 
     examine_failure(error, loaded.model.device)
     if len(batch) > 1 and is_out_of_memory(error):
-        loaded.queue.budget.note_out_of_memory(sum(entry.tokens for entry in batch), loaded.details.device)
+        loaded.queue.budget.record_out_of_memory(sum(entry.tokens for entry in batch), loaded.details.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from runners.generator.vocabulary import Vocabulary
 from runners.modeling.dtypes import name_dtype
 from runners.modeling.loading import (
     load_config,
-    load_in_dtype,
+    load_in_fitting_dtype,
     load_model,
     load_tokenizer,
     resolve_batch_tokens,
@@ -154,7 +154,7 @@ def load_generator(arguments: Arguments, changed: threading.Condition, device: t
     """
     silence_transformers()
     torch.set_num_threads(count_cores(arguments.workers))
-    return load_in_dtype(arguments, device, partial(_load_in_dtype, arguments, changed, device))
+    return load_in_fitting_dtype(arguments, device, partial(_load_in_dtype, arguments, changed, device))
 
 
 def _load_in_dtype(
@@ -163,7 +163,7 @@ def _load_in_dtype(
     """As `load_generator`, in one dtype.
 
     Raises:
-        NotFiniteError: the model's logits are not finite in it.
+        NonFiniteModelError: the model's logits are not finite in it.
     """
     template_argument = arguments.engine.get("chat_template")
     template = None if template_argument is None else load_template(template_argument)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from runners.core.device_thread import give_way
-from runners.core.errors import ModelLoadError, NotFiniteError, brief
+from runners.core.errors import ModelLoadError, NonFiniteModelError, brief
 from runners.generator.decoder import Batching, Decoder, Rows
 from runners.generator.probe_limits import has_limits, lowered, read_windows, selects_columns
 from runners.modeling.dtypes import advise_wider, name_dtype
@@ -47,7 +47,7 @@ def choose_batching(decoder: Decoder) -> str:
         The choice and its reasons, for the log.
 
     Raises:
-        NotFiniteError: the logits of `generate` are not finite.
+        NonFiniteModelError: the logits of `generate` are not finite.
         ModelLoadError: `generate` does not run the model, or no way gives the same logits.
     """
     name = type(decoder.model).__name__
@@ -126,12 +126,12 @@ class _Probe:
     def check_finite(self) -> None:
         """
         Raises:
-            NotFiniteError: a logit of `generate` is NaN or infinity. Models give minus infinity to unused tokens.
+            NonFiniteModelError: a logit of `generate` is NaN or infinity. Models give minus infinity to unused tokens.
         """
         # The maximum of a tensor with a NaN is NaN.
         if not all(float(logits.max()) < math.inf for logits in self._expected):
             dtype, name = self.decoder.model.dtype, type(self.decoder.model).__name__
-            raise NotFiniteError(f"{name} gives NaN or infinity in {name_dtype(dtype)}", advise_wider(dtype))
+            raise NonFiniteModelError(f"{name} gives NaN or infinity in {name_dtype(dtype)}", advise_wider(dtype))
 
     def check(self) -> float:
         """The largest difference of logits, divided by the largest logit.

@@ -277,7 +277,7 @@ class Scheduler:
             self._fail(group.generations, error)
             if is_out_of_memory(error) and (len(group.generations) > 1 or self.computes_in_parts):
                 tokens = self._budget(group.needs_prompt_scores)
-                self._token_budget.note_out_of_memory(tokens, str(self._decoder.model.device))
+                self._token_budget.record_out_of_memory(tokens, str(self._decoder.model.device))
         else:
             if batch is None:
                 self._joining.rotate(-1)

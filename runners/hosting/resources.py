@@ -42,7 +42,7 @@ def request_gpus(configuration: Configuration, gpus: int) -> dict[str, int | str
     return {"gpu": gpus, "gpu_type": arguments.gpu_type}
 
 
-def fit_machine(resources: Mapping[str, Any], arguments: Arguments, in_bento: bool) -> dict[str, Any]:
+def fit_to_machine(resources: Mapping[str, Any], arguments: Arguments, in_bento: bool) -> dict[str, Any]:
     """The resources that a service requests on this machine, where BentoML lets all its workers see the same GPUs.
 
     The operator's own number stays. Otherwise each worker gets a GPU of its own, as far as there are some.

@@ -44,7 +44,7 @@ def read_capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
-def stored_dtype(config: PretrainedConfig) -> torch.dtype:
+def read_stored_dtype(config: PretrainedConfig) -> torch.dtype:
     """The dtype of the weights in the model's files; float32 if its config names none."""
     for each in (config, config.get_text_config()):
         if isinstance(each.dtype, torch.dtype):

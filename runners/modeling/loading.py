@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from runners.core.arguments import Arguments
-from runners.core.errors import ModelLoadError, NotFiniteError
+from runners.core.errors import ModelLoadError, NonFiniteModelError
 from runners.core.task import Task, recognize_sentence_transformer
 from runners.modeling.config_checks import (
     check_config,
@@ -31,7 +31,7 @@ from runners.modeling.config_checks import (
     refuse_weights,
 )
 from runners.modeling.device_failures import free_memory
-from runners.modeling.dtype_selection import list_dtypes, read_capability, stored_dtype
+from runners.modeling.dtype_selection import list_dtypes, read_capability, read_stored_dtype
 from runners.modeling.dtypes import name_dtype
 from runners.modeling.matmul_precision import set_matmul_precision
 from runners.modeling.meta_device import WithoutCompiler
@@ -126,21 +126,21 @@ def resolve_batch_tokens(arguments: Arguments, device: torch.device) -> int:
     return arguments.max_batch_tokens or (_BATCH_TOKENS_ON_GPU if device.type == "cuda" else BATCH_TOKENS_ON_CPU)
 
 
-def load_in_dtype(arguments: Arguments, device: torch.device, load: Callable[[torch.dtype], T]) -> T:
+def load_in_fitting_dtype(arguments: Arguments, device: torch.device, load: Callable[[torch.dtype], T]) -> T:
     """Load a model in the operator's dtype, or with `auto` in the first one that it fits into.
 
     Args:
         load: loads the model in a dtype. It is called again, for another dtype, once the first model is freed.
 
     Raises:
-        NotFiniteError: the model does not fit into the last dtype.
+        NonFiniteModelError: the model does not fit into the last dtype.
     """
-    checkpoint = stored_dtype(load_config(arguments)) if arguments.dtype == "auto" else torch.float32
+    checkpoint = read_stored_dtype(load_config(arguments)) if arguments.dtype == "auto" else torch.float32
     dtype, *others = list_dtypes(arguments.dtype, checkpoint, read_capability(device))
     for following in others:
         try:
             return load(dtype)
-        except NotFiniteError as error:
+        except NonFiniteModelError as error:
             found = error.found
         # Not in the handler: the error holds the frames of the load, and with them the model.
         gc.collect()

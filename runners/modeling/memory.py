@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
 from runners.core.machine import available_memory, format_size
-from runners.modeling.dtype_selection import stored_dtype
+from runners.modeling.dtype_selection import read_stored_dtype
 from runners.modeling.dtypes import name_dtype
 from runners.modeling.loading import resolve_batch_tokens
 from runners.modeling.model_files import find_file, load_json
@@ -82,7 +82,7 @@ def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torc
     total = index.get("metadata", {}).get("total_size") if isinstance(index, dict) else None
     if not isinstance(total, int):
         return None
-    return total * dtype.itemsize // stored_dtype(config).itemsize
+    return total * dtype.itemsize // read_stored_dtype(config).itemsize
 
 
 def _count_elements(path: Path) -> int:

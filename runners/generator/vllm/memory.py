@@ -8,7 +8,7 @@ from vllm.platforms import current_platform
 
 from runners.core.arguments import Arguments
 from runners.core.machine import available_memory
-from runners.modeling.dtype_selection import stored_dtype
+from runners.modeling.dtype_selection import read_stored_dtype
 from runners.modeling.loading import load_config
 from runners.modeling.memory import compare_memory, estimate_weights
 
@@ -26,7 +26,7 @@ def check_memory(arguments: Arguments, parsed: Namespace) -> None:
     if not current_platform.is_cpu():
         return
     config = load_config(arguments)
-    weights = estimate_weights(arguments, config, stored_dtype(config))
+    weights = estimate_weights(arguments, config, read_stored_dtype(config))
     if weights is not None:
         needs = {"its weights": weights, "vLLM's cache": parsed.kv_cache_memory_bytes or 0}
         compare_memory(arguments.model_name, needs, available_memory(), "machine", _ADVICE)

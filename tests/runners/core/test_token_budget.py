@@ -29,7 +29,7 @@ def test_the_budget_is_halved_from_the_second_time_on(
     budget, numbers = TokenBudget(1000), [1000]
     with caplog.at_level(logging.WARNING):
         for tokens in failed:
-            budget.note_out_of_memory(tokens, "cuda:1")
+            budget.record_out_of_memory(tokens, "cuda:1")
             if budget.tokens != numbers[-1]:
                 numbers.append(budget.tokens)
     assert budget.tokens == expected

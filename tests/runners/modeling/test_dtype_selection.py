@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, Gemma3Config
 
-from runners.modeling.dtype_selection import list_dtypes, read_capability, stored_dtype
+from runners.modeling.dtype_selection import list_dtypes, read_capability, read_stored_dtype
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 
@@ -53,4 +53,4 @@ def test_the_capability_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_the_dtype_of_the_files(config: BertConfig | Gemma3Config, dtype: torch.dtype) -> None:
-    assert stored_dtype(config) == dtype
+    assert read_stored_dtype(config) == dtype
