@@ -1,7 +1,7 @@
 """Runs batches, in the device thread: forward pass, scores, predictions, and the answers to requests.
 
-A GPU computes while this thread goes on: the next batch is launched before the results of the one before are read, so
-that the GPU does not wait for predictions.
+On a GPU the next batch is launched before the results of the last one are read, so that the GPU does not wait for
+predictions.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ class ModelWorker:
         """
         self._loaded = loaded
         self._on_end = on_end
-
         # The batch that the device computes while the next one is launched.
-        self._launched: _Run | None = None
+        self._launched: _PausableBatch | None = None
         self._last_end = 0.0
 
     def take(self) -> Callable[[], None] | None:
@@ -71,26 +70,28 @@ class ModelWorker:
             if error is None:
                 self._collect()
             else:
-                self._launched.give_up(error)
+                self._launched.abort(error)
         self._on_end(self._loaded)
 
     def _launch(self, batch: Sequence[Entry]) -> None:
-        run = _Run(self._run(batch))
-        is_launched = run.go_on()
-        before, self._launched = self._launched, run if is_launched else None
-        if before is not None:
-            before.finish()
+        """Launch a batch, and then deliver the results of the one that was launched before it."""
+        launched = _PausableBatch(self._run(batch))
+        has_paused = launched.resume()
+        previous, self._launched = self._launched, launched if has_paused else None
+        if previous is not None:
+            previous.finish()
         if not self._loaded.queue.has_waiting:
             # Nothing can be launched beside it.
             self._collect()
 
     def _collect(self) -> None:
-        before, self._launched = self._launched, None
-        if before is not None:
-            before.finish()
+        """Deliver the results of the batch that is launched."""
+        launched, self._launched = self._launched, None
+        if launched is not None:
+            launched.finish()
 
     def _run(self, batch: Sequence[Entry]) -> Generator[None]:
-        """Run a batch; it yields while the device computes."""
+        """Run a batch, deliver its answers, and measure it; it yields while the device computes."""
         queue = self._loaded.queue
         start = time.perf_counter()
         try:
@@ -119,16 +120,16 @@ class ModelWorker:
         self._last_end = end
 
 
-class _Run:
-    """A batch that may stop while the device computes it."""
+class _PausableBatch:
+    """A batch that pauses while the device computes it."""
 
     def __init__(self, steps: Generator[None]) -> None:
         # What the batch sets for its calls holds until it ends, in whichever turn that is.
         self._context = copy_context()
         self._steps = steps
 
-    def go_on(self) -> bool:
-        """Run it until it stops or ends; returns whether it has stopped."""
+    def resume(self) -> bool:
+        """Run it until it pauses or ends; returns whether it has paused."""
         try:
             self._context.run(next, self._steps)
         except StopIteration:
@@ -137,11 +138,11 @@ class _Run:
 
     def finish(self) -> None:
         """Run it until it ends."""
-        while self.go_on():
+        while self.resume():
             pass
 
-    def give_up(self, error: BaseException) -> None:
-        """End it without results.
+    def abort(self, error: BaseException) -> None:
+        """End it without results: its requests fail.
 
         Args:
             error: what has ended the model.
@@ -190,7 +191,7 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> Generator[None]:
 
 
 def _examine(loaded: LoadedModel, batch: Sequence[Entry], error: Exception) -> None:
-    """Free what the error of a batch holds, and note if memory has run out.
+    """Free what the error of a batch holds; if memory has run out, record that.
 
     Raises:
         DeviceFailedError: the GPU has failed.
@@ -285,6 +286,5 @@ def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> _Scores:
             rows, counts = loaded.forward.run([entry.text for entry in batch])
         except (AssertionError, ValueError) as error:
             raise InputError(f"the model does not run on it: {brief(error)}") from error
-        return _Scores(
-            PendingArray(loaded.encoder_task.reduce_rows(rows, counts, [each.options for each in batch])), counts
-        )
+        reduced = loaded.encoder_task.reduce_rows(rows, counts, [entry.options for entry in batch])
+        return _Scores(PendingArray(reduced), counts)
