@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,16 +12,31 @@ from benchmarks.closed_loop import Load, closed_loop
 from benchmarks.gpu.engine import Engine
 from runners.encoder.sequences import TokenizedText
 
-# Of the logarithm of a text's tokens: the median is 32 tokens, the mean 42, and a text in 40 has more than 160.
-_MEDIAN, _SPREAD = 32, 0.8
-_SHORTEST, _LONGEST = 4, 256
-LENGTHS = "log-normal, median 32, 4 to 256 tokens"
+# Of the logarithm of a text's tokens. Lengths of sentences and messages are close to log-normal.
+_SPREAD = 0.8
+_SHORTEST = 4
 
 
-def draw_lengths(count: int, seed: int = 0) -> list[int]:
-    """Lengths of texts in tokens. Lengths of sentences and messages are close to log-normal."""
-    lengths = np.random.default_rng(seed).lognormal(np.log(_MEDIAN), _SPREAD, count)
-    return [int(length) for length in lengths.clip(_SHORTEST, _LONGEST)]
+@dataclass(frozen=True)
+class Lengths:
+    """A log-normal distribution of texts' lengths in tokens, from 4 on."""
+
+    median: int
+    longest: int
+
+    def draw(self, count: int, seed: int = 0) -> list[int]:
+        """The lengths of so many texts."""
+        lengths = np.random.default_rng(seed).lognormal(np.log(self.median), _SPREAD, count)
+        return [int(length) for length in lengths.clip(_SHORTEST, self.longest)]
+
+    def __str__(self) -> str:
+        return f"log-normal, median {self.median}, {_SHORTEST} to {self.longest} tokens"
+
+
+# The mean is 43 tokens, and a text in 50 has more than 160.
+SHORT = Lengths(32, 256)
+# Passages of documents; the mean is 230 tokens.
+LONG = Lengths(192, 512)
 
 
 def drive(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from benchmarks.closed_loop import Load
 from benchmarks.gpu.engine import Engine, make_texts
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.loads import LENGTHS, draw_lengths, drive
+from benchmarks.gpu.loads import LONG, SHORT, drive
 from benchmarks.gpu.models import BERT_BASE, DISTILBERT, MINILM, ModelSize, shrink
 from benchmarks.gpu.texts import train_tokenizer, write_texts
 from benchmarks.pairs import Ratio, take_turns
@@ -32,7 +32,8 @@ _TERA = 1e12
 _GPU_TOKENS, _CPU_TOKENS = 16_384, 1_536
 _TEXTS = 4096
 _EMBEDDED = 64
-_CALLERS = 256
+# Lengths of the texts, callers and texts a request: short texts in requests of 64 cost Python less.
+_LIMIT_LOADS = ((SHORT, 256, 1), (LONG, 256, 1), (SHORT, 8, 64))
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,12 @@ def measure_limit(setting: Setting) -> None:
     """The share of the card's limit of matrix products that BERT-base reaches."""
     figures = setting.figures
     size = setting.scale(BERT_BASE)
-    lengths = draw_lengths(_TEXTS)
     vocabulary = int(size.config.get("vocab_size", 30_522))
-    texts = make_texts(lengths, vocabulary)
+    texts = {lengths: make_texts(lengths.draw(_TEXTS), vocabulary) for lengths in (SHORT, LONG)}
     # As traffic fills a batch, and one that has as many tokens as it may.
     even = [setting.max_batch_tokens // MAX_BATCH_TEXTS] * MAX_BATCH_TEXTS
-    batches = [_take_batch(texts, setting.max_batch_tokens), make_texts(even, vocabulary)]
-    details = {"model": "BERT-base", "lengths": LENGTHS, "max_batch_tokens": setting.max_batch_tokens}
+    batches = [_take_batch(texts[SHORT], setting.max_batch_tokens), make_texts(even, vocabulary)]
+    details = {"model": "BERT-base", "max_batch_tokens": setting.max_batch_tokens}
     for name, (dtype, tf32) in PRECISIONS.items():
         with matmul_precision(tf32):
             limit = measure_products(setting, dtype)
@@ -137,18 +137,20 @@ def measure_limit(setting: Setting) -> None:
             try:
                 for batch in batches:
                     flops = size.count_flops([len(text.input_ids) for text in batch])
-                    spent = setting.time(partial(engine.forward.run, batch), setting.seconds(12))
+                    spent = setting.time(partial(engine.forward.run, batch), setting.seconds(20))
                     figures.show(
                         "share of the limit, forward pass", flops / spent / limit, "of the matrix limit",
                         precision=name, tflops=round(flops / spent / _TERA, 2), texts=len(batch),
                         tokens=_count_tokens(batch), how=engine.reason, **details,
                     )  # fmt: skip
-                load = drive(engine, texts, _CALLERS, setting.seconds(8))
-                rate = load.texts_a_second * size.count_flops(lengths) / len(lengths)
-                figures.show(
-                    "share of the limit, closed loop", rate / limit, "of the matrix limit", precision=name,
-                    callers=_CALLERS, texts_a_second=round(load.texts_a_second), p50_ms=round(load.p50, 2), **details,
-                )  # fmt: skip
+                for lengths, callers, texts_a_request in _LIMIT_LOADS:
+                    load = drive(engine, texts[lengths], callers, setting.seconds(16), texts_a_request)
+                    flops = size.count_flops(lengths.draw(_TEXTS)) / _TEXTS
+                    figures.show(
+                        "share of the limit, closed loop", load.texts_a_second * flops / limit, "of the matrix limit",
+                        precision=name, callers=callers, texts_a_request=texts_a_request, lengths=str(lengths),
+                        texts_a_second=round(load.texts_a_second), p50_ms=round(load.p50, 2), **details,
+                    )  # fmt: skip
             finally:
                 _close(engine)
 
@@ -171,7 +173,7 @@ def _count_tokens(texts: Sequence[TokenizedText]) -> int:
 def measure_precisions(setting: Setting) -> None:
     """DistilBERT-size in every precision at several numbers of callers."""
     size = setting.scale(DISTILBERT)
-    texts = make_texts(draw_lengths(_TEXTS), int(size.config.get("vocab_size", 30_522)))
+    texts = make_texts(SHORT.draw(_TEXTS), int(size.config.get("vocab_size", 30_522)))
     left = 4 * len(PRECISIONS)
     for name, (dtype, tf32) in PRECISIONS.items():
         if setting.is_late("texts a second", precision=name):
@@ -182,7 +184,7 @@ def measure_precisions(setting: Setting) -> None:
                 for callers in (1, 32, 256, 1024):
                     load = drive(engine, texts, callers, setting.seconds(left))
                     left -= 1
-                    _show_load(setting, "texts a second", load, model="DistilBERT", precision=name, lengths=LENGTHS)
+                    _show_load(setting, "texts a second", load, model="DistilBERT", precision=name, lengths=str(SHORT))
             finally:
                 _close(engine)
 
@@ -190,9 +192,9 @@ def measure_precisions(setting: Setting) -> None:
 def measure_embeddings(setting: Setting) -> None:
     """MiniLM-size embeddings of 64 texts a request, beside the stock model on padded batches of sorted texts."""
     size = setting.scale(MINILM)
-    texts = make_texts(draw_lengths(_TEXTS), int(size.config.get("vocab_size", 30_522)))
+    texts = make_texts(SHORT.draw(_TEXTS), int(size.config.get("vocab_size", 30_522)))
     dtype = torch.float16 if setting.device.type == "cuda" else torch.float32
-    details = {"model": "MiniLM", "precision": str(dtype).removeprefix("torch."), "lengths": LENGTHS}
+    details = {"model": "MiniLM", "precision": str(dtype).removeprefix("torch."), "lengths": str(SHORT)}
     engine = Engine(size.make(setting.device, dtype), True, setting.max_batch_tokens)
     rounds = 1 if setting.is_quick else 3
     seconds = setting.seconds(3 * rounds)
@@ -267,7 +269,7 @@ class SerialWorker(ModelWorker):
 def measure_switches(setting: Setting) -> None:
     """What graphs and double buffering bring, in pairs."""
     size = setting.scale(DISTILBERT)
-    texts = make_texts(draw_lengths(_TEXTS), int(size.config.get("vocab_size", 30_522)))
+    texts = make_texts(SHORT.draw(_TEXTS), int(size.config.get("vocab_size", 30_522)))
     is_gpu = setting.device.type == "cuda"
     dtype = torch.float16 if is_gpu else torch.float32
     # What it is without the switch: whether it has graphs, and its worker.

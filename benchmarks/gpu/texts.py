@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from benchmarks.gpu.loads import draw_lengths
+from benchmarks.gpu.loads import SHORT
 from benchmarks.texts import docstrings
 
 _SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -35,7 +35,7 @@ def write_texts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
     words = " ".join(docstrings()).split()
     ids = tokenizer(words, add_special_tokens=False)["input_ids"]
     texts, place = [], 0
-    for length in draw_lengths(count):
+    for length in SHORT.draw(count):
         text, room = list[str](), length - 2
         while room > 0:
             text.append(words[place])

@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from runners.encoder.batch_mode import BatchMode
 from tests.model_cases import ModelCase
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -63,13 +62,11 @@ class Family:
     """A type of models.
 
     Attributes:
-        mode: how its texts share batches.
         head: dimensions of an attention head.
         tasks: those that the family has.
     """
 
     model_type: str
-    mode: BatchMode = BatchMode.PACKED
     head: int = 64
     config: dict[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = tuple(AUTO_CLASSES)
@@ -108,9 +105,9 @@ FAMILIES = {
     "modernbert": Family(
         "modernbert", config={"local_attention": 128, "cls_token_id": 5, "sep_token_id": 6, "bos_token_id": 5, "eos_token_id": 6}
     ),
-    "mpnet": Family("mpnet", BatchMode.PADDED, config={"pad_token_id": 1}),
+    "mpnet": Family("mpnet", config={"pad_token_id": 1}),
     "deberta-v2": Family(
-        "deberta-v2", BatchMode.PADDED,
+        "deberta-v2",
         config={"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
                 "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True},
     ),

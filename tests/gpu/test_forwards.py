@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from runners.encoder.packing import PackedForward
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from tests.gpu.conftest import Record
@@ -18,12 +19,13 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("family", "task", "dtype"), CASES)
 def test_any_batch_equals_transformers_and_neighbours_change_no_bit(
     family: str, task: str, dtype: str, device: torch.device, record: Record
 ) -> None:
     case = make_case(family, task, dtype, device)
-    assert case.forward.mode is FAMILIES[family].mode, case.reason
+    assert isinstance(case.forward, PackedForward), case.reason
     random = np.random.default_rng(1)
     longest = Sizes.of(device).longest
     texts = case.texts([2, 64, 65, longest, 129, 7, 33, 130, 17, 3, 48, 8], seed=1)
@@ -33,7 +35,7 @@ def test_any_batch_equals_transformers_and_neighbours_change_no_bit(
     difference = measure_difference(
         torch.cat([scores for _, scores in found]), torch.cat([expected[index] for index, _ in found])
     )
-    record("difference", difference, "relative", family=family, task=task, dtype=dtype, mode=str(case.forward.mode))
+    record("difference", difference, "relative", family=family, task=task, dtype=dtype)
     assert difference <= TOLERANCES[getattr(torch, dtype)]
     scores = run(case.forward, texts)
     for kept in (0, 1):

@@ -19,6 +19,7 @@ from runners.encoder.packing import PackedForward
 from runners.encoder.sequences import TokenizedText
 from tests.gpu.conftest import Record
 from tests.gpu.families import DTYPES, FAMILIES, Sizes, make_case
+from tests.model_cases import run
 
 _MIB = 2**20
 _BATCHES = {"cuda": 2000, "cpu": 60}
@@ -32,16 +33,17 @@ def make_model(device: torch.device, **config: int) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.mode == "packed"])
-@torch.inference_mode()
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_packed_forward_pass_does_not_wait(family: str, dtype: str, device: torch.device) -> None:
     case = make_case(family, "text_embedding", dtype, device)
     assert isinstance(case.forward, PackedForward), case.reason
     batches = [case.texts(lengths, seed) for seed, lengths in enumerate([[5, 100, 33], [1], [140, 64, 65, 7]])]
-    for texts in batches:
-        case.forward.run(texts)
-    with _forbidding_waits(device):
-        results = [case.forward.run(texts)[0] for texts in batches]
+    with torch.inference_mode():
+        for texts in batches:
+            case.forward.run(texts)
+        with _forbidding_waits(device):
+            results = [case.forward.run(texts)[0] for texts in batches]
     assert all(result.isfinite().all() for result in results)
 
 
@@ -59,7 +61,6 @@ def _forbidding_waits(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@torch.inference_mode()
 def test_memory_is_flat_over_random_batches(device: torch.device, record: Record) -> None:
     case = make_case("bert", "sequence_classification", "float16", device)
     sizes = Sizes.of(device)
@@ -68,9 +69,7 @@ def test_memory_is_flat_over_random_batches(device: torch.device, record: Record
     for number in range(count):
         longest = int(random.integers(2, sizes.longest))
         texts = int(random.integers(1, max(2, min(256, sizes.max_batch_tokens // longest))))
-        rows, _ = case.forward.run(case.texts(random.integers(1, longest, texts).tolist(), number))
-        assert len(rows.cpu()) == texts
-        del rows
+        assert len(run(case.forward, case.texts(random.integers(1, longest, texts).tolist(), number))) == texts
         if number in (count // 2, count - 1):
             gc.collect()
             held.append((_read_allocated(device), _read_reserved(device), _read_resident()))
