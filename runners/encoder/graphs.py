@@ -12,8 +12,10 @@ the forward pass in that shape, bit for bit, on two batches.
 from __future__ import annotations
 
 import logging
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Protocol
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 _LEAST_ROWS = 16
 # How many sizes there are between a power of two and the next, for fewer rows than this, and for more.
 _FEW_ROWS, _STEPS, _FINE_STEPS = 1024, 4, 8
+# Invalid graphs, to which PyTorch's allocator of pinned memory still refers.
+_invalid: list[torch.cuda.CUDAGraph] = []
 
 
 class Recorder(Protocol):
@@ -53,15 +57,54 @@ class GraphRecorder:
     """Records CUDA graphs, all of which share their memory: one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        # A wait invalidates a recording, and so much stays behind in PyTorch then that it must not come to that.
+        with _refusing_waits():
+            compute()
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            output = compute()
+        try:
+            # If a recording cannot be ended, `torch.cuda.graph` leaves its stream as the current one. Other threads
+            # may use the GPU meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
+            ):
+                output = compute()
+        except Exception:
+            self._clean_up(graph)
+            raise
         return graph.replay, output
+
+    def _clean_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End what `CUDAGraph::capture_end` leaves if it raises: the allocator would never free memory again.
+
+        aten/src/ATen/cuda/CUDAGraph.cpp; `synchronize_and_free_events` in c10/cuda/CUDACachingAllocator.cpp.
+        """
+        try:
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+        except RuntimeError:
+            # The recording has ended properly: the error is of the work that was recorded.
+            return
+        torch._C._cuda_releasePool(self._device.index, self._pool)
+        _invalid.append(graph)
+
+
+@contextmanager
+def _refusing_waits() -> Iterator[None]:
+    """Within the block operators that wait for the GPU raise a RuntimeError, in all threads."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        # PyTorch says that it does not find all waits.
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @dataclass(frozen=True, slots=True)

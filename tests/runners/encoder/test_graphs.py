@@ -7,13 +7,14 @@ the tensors' content of now, as a CUDA graph does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from runners.encoder.graphs import GraphedForward, Recorder, record_graphs
+from runners.encoder.graphs import GraphedForward, GraphRecorder, Recorder, record_graphs
 from runners.encoder.packing import PackedForward
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.score_difference import TOLERANCES, measure_difference
@@ -147,6 +148,112 @@ def test_a_graph_that_is_not_right_is_not_used(recorder: Recorder, reason: str, 
     recorded = Recorded(model_folder("bert", "sequence_classification"), "sequence_classification", recorder)
     assert recorded.forward is recorded.packed
     assert recorded.reason.startswith(f"no CUDA graphs: {reason}")
+
+
+class EmulatedStreams:
+    """A GPU's current stream, its recordings, and the allocator's list of them, as PyTorch's sources have them.
+
+    Attributes:
+        current: the current stream.
+        is_waiting: whether the model waits for the GPU.
+        recordings: pools of the recordings that have begun and not ended; with one the allocator frees no memory.
+    """
+
+    default, side, pool, device = "default", "side", (0, 1), torch.device("cuda", 1)
+
+    def __init__(self, patch: pytest.MonkeyPatch, is_waiting: bool) -> None:
+        self.current = self.default
+        self.is_waiting = is_waiting
+        self.mode: object = 0
+        self.recordings: list[tuple[int, object]] = []
+        self.released: list[tuple[int, object]] = []
+        streams = self
+
+        class Graph:
+            def capture_begin(self, pool: object, **_: object) -> None:
+                assert streams.current == streams.side
+                streams.recordings.append((1, pool))
+
+            def capture_end(self) -> None:
+                if streams.is_waiting:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+                streams.recordings.pop()
+
+            def replay(self) -> None:
+                assert streams.current == streams.default
+
+        names = {
+            "CUDAGraph": Graph, "Stream": lambda _: self.side, "graph_pool_handle": lambda: self.pool,
+            "stream": self.switch, "current_stream": lambda _=None: self.current, "synchronize": lambda: None,
+            "empty_cache": lambda: None, "get_sync_debug_mode": lambda: self.mode, "set_sync_debug_mode": self.set_mode,
+        }  # fmt: skip
+        for name, value in names.items():
+            patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)
+        patch.setattr(torch._C, "_cuda_releasePool", lambda *pool: self.released.append(pool))
+
+    def switch(self, stream: str) -> AbstractContextManager[None]:
+        streams = self
+
+        class Switch(AbstractContextManager[None]):
+            def __enter__(self) -> None:
+                self.before, streams.current = streams.current, stream
+
+            def __exit__(self, *_: object) -> None:
+                streams.current = self.before
+
+        return Switch()
+
+    def set_mode(self, mode: object) -> None:
+        self.mode = mode
+
+    def end(self, device: int, pool: object) -> None:
+        if (device, pool) not in self.recordings:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.recordings.remove((device, pool))
+
+    def compute(self) -> Tensor:
+        if self.is_waiting and self.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        if self.is_waiting and self.recordings:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return torch.zeros(1)
+
+
+def test_a_model_that_waits_for_the_gpu_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait invalidates the recording; neither the stream nor the allocator's list would be restored then."""
+    streams = EmulatedStreams(monkeypatch, is_waiting=True)
+    with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
+        GraphRecorder(streams.device).record(streams.compute)
+    assert (streams.current, streams.mode, streams.recordings) == (streams.default, 0, [])
+
+
+def test_an_invalid_recording_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch's debug mode does not find, such as a copy from memory that is not pinned."""
+    streams = EmulatedStreams(monkeypatch, is_waiting=True)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda _: None)
+    with pytest.raises(RuntimeError, match="a previous error during capture"):
+        GraphRecorder(streams.device).record(streams.compute)
+    assert (streams.current, streams.recordings) == (streams.default, [])
+    assert streams.released == [(1, streams.pool)]
+
+
+def test_an_error_of_the_model_ends_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph itself releases the memory of a recording that has ended."""
+    streams = EmulatedStreams(monkeypatch, is_waiting=False)
+
+    def compute() -> Tensor:
+        if streams.recordings:
+            raise ValueError("no memory")
+        return torch.zeros(1)
+
+    recorder = GraphRecorder(streams.device)
+    with pytest.raises(ValueError, match="no memory"):
+        recorder.record(compute)
+    assert (streams.current, streams.recordings, streams.released) == (streams.default, [], [])
+    replay, _ = recorder.record(streams.compute)
+    replay()
 
 
 def test_windows_are_recorded_in_sixteen_bits_only(model_folder: ModelFolder) -> None:
