@@ -31,7 +31,7 @@ from runners.modeling.max_length import position_padding
 # Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.
 ROW_MULTIPLE = 4
 # Arrays of a batch beside the model's inputs: where sequences begin, and the rows that the model's head reads.
-CU_SEQLENS, POSITIONS = "cu_seqlens", "positions"
+CU_SEQLENS, READ_ROWS = "cu_seqlens", "read_rows"
 # The multiples for larger batches, and for all: oneDNN keeps 1024 kernels, and a model has about five shapes of layers.
 _MULTIPLES = {513: 16, 129: 8, 0: ROW_MULTIPLE}
 
@@ -51,7 +51,7 @@ class PackedBatch:
         bounds: text i has the rows from bounds[i] to bounds[i + 1].
         cu_seqlens: int32 [sequences + 1], see `Layout`.
         longest: rows of the longest sequence, or more.
-        positions: int64 [R], of the rows that the model's head reads; None if it reads all rows.
+        read_rows: int64 [R], where the rows are that the model's head reads; None if it reads all rows.
         counts: how many rows of scores belong to each text.
     """
 
@@ -59,7 +59,7 @@ class PackedBatch:
     bounds: NDArray[np.int32]
     cu_seqlens: NDArray[np.int32]
     longest: int
-    positions: NDArray[np.int64] | None
+    read_rows: NDArray[np.int64] | None
     counts: list[int]
 
     @property
@@ -70,7 +70,7 @@ class PackedBatch:
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that a device needs."""
-        read = {} if self.positions is None else {POSITIONS: self.positions}
+        read = {} if self.read_rows is None else {READ_ROWS: self.read_rows}
         return {**self.inputs, CU_SEQLENS: self.cu_seqlens, **read}
 
 
@@ -101,7 +101,7 @@ class PackedForward(Forward):
             "position_ids" in inspect.signature(module.forward).parameters
             for module in (inputs.model, inputs.model.base_model)
         )
-        self._mean = getattr(inputs.model.config, "classifier_pooling", None) == "mean"
+        self._reads_mean = getattr(inputs.model.config, "classifier_pooling", None) == "mean"
         self._relative_attention = RelativeAttention(inputs.model)
         self._stock_attention = [(config, config._attn_implementation) for config in _find_configs(inputs.model)]
 
@@ -168,20 +168,20 @@ class PackedForward(Forward):
         tokens = int(bounds[-1])
         total = round_up(tokens) if shape is None else shape.rows
         arrays = {"input_ids": _join([text.input_ids for text in texts], total)}
-        positions = self._read_positions(arrays["input_ids"], bounds)
+        read_rows = self._find_read_rows(arrays["input_ids"], bounds)
         if self._takes_positions:
-            arrays["position_ids"] = _join([self._positions(text.input_ids) for text in texts], total)
+            arrays["position_ids"] = _join([self._make_position_ids(text.input_ids) for text in texts], total)
         if "token_type_ids" in inputs.names:
             arrays["token_type_ids"] = _join([text.token_type_ids for text in texts], total)
         sequences = len(texts) + (tokens < total) if shape is None else shape.texts + 1
-        if shape is not None and positions is not None:
-            positions = _extend(positions, shape.texts, 0)
+        if shape is not None and read_rows is not None:
+            read_rows = _extend(read_rows, shape.texts, 0)
         return PackedBatch(
             inputs={name: array[None] for name, array in arrays.items()},
             bounds=bounds,
             cu_seqlens=_extend(bounds, sequences + 1, total),
             longest=max(*lengths, total - tokens) if shape is None else shape.longest,
-            positions=positions,
+            read_rows=read_rows,
             counts=inputs.count_rows(texts),
         )
 
@@ -220,7 +220,7 @@ class PackedForward(Forward):
             if inputs.selection is TokenSelection.POOLED:
                 output = inputs.pool(model_inputs, _find_segments(batch, tensors))
             else:
-                output = inputs.call(model_inputs, self._selection(batch, tensors, read))
+                output = inputs.call(model_inputs, self._make_selection(batch, tensors, read))
         finally:
             # It holds tensors of all rows.
             del current.layout
@@ -230,33 +230,39 @@ class PackedForward(Forward):
         """The rows that the last layer computes; None for all rows."""
         return None
 
-    def _positions(self, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _make_position_ids(self, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The position ids of one text: int64 [tokens]."""
         if self._position_padding is None:
             return np.arange(len(input_ids))
         padding = self._position_padding[0]
         real = input_ids != padding
         return np.where(real, np.cumsum(real) + padding, padding)
 
-    def _read_positions(self, input_ids: NDArray[np.int64], bounds: NDArray[np.int32]) -> NDArray[np.int64] | None:
-        """The positions of the rows that the model's head reads; None if it reads all rows."""
+    def _find_read_rows(self, input_ids: NDArray[np.int64], bounds: NDArray[np.int32]) -> NDArray[np.int64] | None:
+        """The rows that the model's head reads, int64 [R]; None if it reads all rows."""
         match self._inputs.selection:
-            case TokenSelection.FIRST if not self._mean:
+            case TokenSelection.FIRST if not self._reads_mean:
                 return bounds[:-1].astype(np.int64)
             case TokenSelection.MASKS:
                 return np.flatnonzero(input_ids[: bounds[-1]] == self._inputs.mask_token_id)
             case _:
                 return None
 
-    def _selection(
+    def _make_selection(
         self, batch: PackedBatch, tensors: Mapping[str, Tensor], read: ReadRows | None
     ) -> Callable[[Tensor], Tensor] | None:
-        if batch.positions is None:
+        """What selects the rows that the model's head reads of the last hidden state, [1, T, hidden]; None for all.
+
+        Args:
+            read: the rows that the last layer has computed; None if it has computed all.
+        """
+        if batch.read_rows is None:
             if self._inputs.selection is TokenSelection.ALL:
                 return None
             segments = _find_segments(batch, tensors)
             return lambda hidden: segments.mean(hidden[0]).to(hidden.dtype)[:, None]
-        # A narrow last layer has computed these rows only.
-        rows = slice(len(batch.positions)) if read is not None else tensors[POSITIONS]
+        # A narrow last layer has computed these rows, and some more to the next multiple.
+        rows = slice(len(batch.read_rows)) if read is not None else tensors[READ_ROWS]
         if self._inputs.selection is TokenSelection.FIRST:
             return lambda hidden: hidden[0, rows][:, None]
         return lambda hidden: hidden[:, rows]
@@ -302,15 +308,15 @@ class NarrowForward(PackedForward):
                 self._last_layer.read = None
 
     def _narrow(self, batch: PackedBatch) -> ReadRows | None:
-        if self._last_layer is None or batch.positions is None:
+        if self._last_layer is None or batch.read_rows is None:
             return None
-        read_bounds = np.searchsorted(batch.positions, batch.bounds).tolist()
-        self._last_layer.read = make_read_rows(torch.from_numpy(batch.positions), read_bounds, ROW_MULTIPLE)
+        read_bounds = np.searchsorted(batch.read_rows, batch.bounds).tolist()
+        self._last_layer.read = make_read_rows(torch.from_numpy(batch.read_rows), read_bounds, ROW_MULTIPLE)
         return self._last_layer.read
 
 
 def _find_segments(batch: PackedBatch, tensors: Mapping[str, Tensor]) -> Segments:
-    """The rows of each text; the offsets have the padding rows as one more, and of a fixed shape empty ones."""
+    """The rows of each text. Offsets go on after the texts: the padding rows follow, and empty texts of a shape."""
     cu_seqlens = tensors[CU_SEQLENS]
     return Segments(np.diff(batch.bounds).tolist(), cu_seqlens.device, cu_seqlens)
 
