@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runners.encoder.gpu_attention import SHORTEST_SIDE, Rectangle, attend_in_rectangles, runs_on_gpu
+from runners.encoder.gpu_attention import runs_on_gpu
+from runners.encoder.rectangles import Rectangle, attend_in_rectangles, find_side
 
 if TYPE_CHECKING:
     from runners.encoder.packed_attention import Layout
@@ -31,7 +32,7 @@ def attend_with_bias(
     Args:
         query, key, value: [1, heads, T, d].
         scale: None for 1 / sqrt(d).
-        make_bias: of texts of at most `count_places` tokens.
+        make_bias: of texts of at most `find_longest` tokens.
 
     Returns:
         [1, T, heads, d]; on a CPU padding rows are 0.
@@ -59,7 +60,7 @@ def attend_with_bias(
 
 
 def take_bias(bias: Tensor) -> MakeBias:
-    """The bias of a model that depends on positions alone, [1, heads, places, places], for texts of fewer tokens."""
+    """The bias of a model that depends on positions alone, [1, heads, longest, longest], for texts of fewer tokens."""
 
     def take(queries: Tensor, _: Tensor) -> Tensor:
         tokens = queries.shape[2]
@@ -68,12 +69,12 @@ def take_bias(bias: Tensor) -> MakeBias:
     return take
 
 
-def count_places(layout: Layout, rows: Tensor) -> int:
-    """The most tokens of a text that the bias is made for.
+def find_longest(layout: Layout, rows: Tensor) -> int:
+    """The most tokens of a text that a bias is made for; on a GPU padding is included.
 
     Args:
         rows: on the device that computes.
     """
     if not runs_on_gpu(rows):
         return layout.longest
-    return max(SHORTEST_SIDE, 1 << (layout.longest - 1).bit_length())
+    return find_side(layout.longest)

@@ -12,8 +12,9 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from runners.encoder.biased_attention import attend_with_bias, take_bias
-from runners.encoder.gpu_attention import Rectangles, attend_on_gpu, runs_on_gpu
+from runners.encoder.gpu_attention import attend_on_gpu, runs_on_gpu
 from runners.encoder.last_layer import ProjectionTrace, ReadRows, attend_to_all
+from runners.encoder.rectangles import Rectangles
 
 # The names under which it is registered. A model makes masks only for a name that has a mask function; decoders would
 # also look for packed texts in their positions, and wait for the GPU.

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.encoder.biased_attention import MakeBias, attend_with_bias, count_places, take_bias
+from runners.encoder.biased_attention import MakeBias, attend_with_bias, find_longest, take_bias
 from runners.encoder.packed_attention import Layout, current
 
 # Distances are looked up once for texts of so many tokens, and again for longer ones.
-_LEAST_PLACES = 512
+_LEAST_TOKENS = 512
 # A method of a module that is replaced: the module, the method's name, what replaces it.
 _Replacement = tuple[nn.Module, str, Callable[..., Any]]
 
@@ -76,7 +76,7 @@ class _DisentangledAttention:
         layout: Layout = current.layout
         _count_call(layout)
         query, key, value = self._project(hidden_states)
-        make_bias = self._make_bias(count_places(layout, query))
+        make_bias = self._make_bias(find_longest(layout, query))
         return attend_with_bias(query, key, value, layout, self._scale, make_bias).flatten(2), None
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -89,20 +89,20 @@ class _DisentangledAttention:
         """[..., heads * d] to [..., heads, d]."""
         return rows.view(*rows.shape[:-1], self._heads, -1)
 
-    def _make_bias(self, places: int) -> MakeBias:
+    def _make_bias(self, longest: int) -> MakeBias:
         """For texts of at most so many tokens."""
         if not self._module.relative_attention or not self._module.pos_att_type:
             return lambda queries, _: queries.new_zeros((1, 1, queries.shape[2], queries.shape[2]))
         content, positions = self._find_tables()
-        indices = self._index(places)
-        # By falling and by rising distance i - j, [2 * places - 1, heads, d] each.
+        indices = self._index(longest)
+        # By falling and by rising distance i - j, [2 * longest - 1, heads, d] each.
         falling = None if content is None else content.index_select(0, indices.flip(0))
         rising = None if positions is None else positions.index_select(0, indices)
 
         def make(queries: Tensor, keys: Tensor) -> Tensor:
             texts, _, tokens, _ = queries.shape
             columns = 2 * tokens - 1
-            near = slice(places - tokens, places + tokens - 1)
+            near = slice(longest - tokens, longest + tokens - 1)
             parts = []
             for rows, table, strides in (
                 # Row i has the distance i - j in column tokens - 1 - i + j.
@@ -147,15 +147,15 @@ class _DisentangledAttention:
         )
         return content, positions
 
-    def _index(self, places: int) -> Tensor:
-        """Where the distances 1 - places ... places - 1 are in the tables: int64 [2 * places - 1]."""
+    def _index(self, longest: int) -> Tensor:
+        """Where the distances 1 - longest ... longest - 1 are in the tables: int64 [2 * longest - 1]."""
         most = (len(self._indices) + 1) // 2
-        if most < places:
-            most = max(places, _LEAST_PLACES)
+        if most < longest:
+            most = max(longest, _LEAST_TOKENS)
             distances = torch.arange(1 - most, most)
             indices = (self._bucket(distances) + self._span).clamp(0, 2 * self._span - 1)
             self._indices = indices.to(next(self._module.parameters()).device)
-        return self._indices[most - places : most + places - 1]
+        return self._indices[most - longest : most + longest - 1]
 
     @property
     def _span(self) -> int:
@@ -245,7 +245,7 @@ def _find_in_mpnet(encoder: Any) -> Iterator[_Replacement]:
 
     def compute_longest(rows: Tensor) -> Any:
         # It reads the number of rows only.
-        return compute(rows.new_empty((1, count_places(current.layout, rows))))
+        return compute(rows.new_empty((1, find_longest(current.layout, rows))))
 
     yield encoder, "compute_position_bias", compute_longest
 
@@ -255,8 +255,8 @@ def _find_in_t5(attention: Any) -> Iterator[_Replacement]:
 
     def compute_longest(*_: Any, **__: Any) -> Any:
         weight = attention.relative_attention_bias.weight
-        places = count_places(current.layout, weight)
-        return compute(places, places, device=weight.device)
+        longest = find_longest(current.layout, weight)
+        return compute(longest, longest, device=weight.device)
 
     if attention.has_relative_attention_bias:
         yield attention, "compute_bias", compute_longest

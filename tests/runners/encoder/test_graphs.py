@@ -259,7 +259,7 @@ def test_an_error_of_the_model_ends_a_recording(monkeypatch: pytest.MonkeyPatch)
 def test_windows_are_recorded_in_sixteen_bits_only(model_folder: ModelFolder) -> None:
     folder, task = model_folder("modernbert", "token_classification"), "token_classification"
     assert Recorded(folder, task).reason == (
-        "no CUDA graphs: attention with a window in float32 has other kernels for each batch"
+        "no CUDA graphs: attention with this window or bias has other kernels for each batch"
     )
     recorded = Recorded(folder, task, dtype="bfloat16")
     assert isinstance(recorded.forward, GraphedForward), recorded.reason
