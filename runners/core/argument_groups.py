@@ -234,6 +234,11 @@ class ServerArguments(ArgumentGroup):
         "models that vLLM does not run: `high` and `medium` round the factors to TF32, which has 10 bits of mantissa "
         "instead of 23; it has no effect on a CPU and in 16 bits",
     )
+    compile_layers: bool = Field(
+        False,
+        description="`torch.compile` fuses additions, norms and activations in the layers of an encoder on a GPU; "
+        "loads take a minute longer",
+    )
     max_batch_tokens: int | None = Field(
         None,
         ge=1,

@@ -109,7 +109,7 @@ def _find_correct(
     for forward in batched:
         try:
             forward.attach()
-            return forward, _check(probe, forward, expected)
+            return forward, check_forward(probe, forward, expected)
         except torch.OutOfMemoryError:
             # It says nothing about the forward pass.
             forward.detach()
@@ -202,7 +202,7 @@ def in_float32(inputs: ModelInputs) -> Iterator[None]:
             tensor.data = data
 
 
-def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
+def check_forward(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
     """Check that a forward pass is correct.
 
     Args:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.request_options import SupportedOptions, check_options, read_default_options, warn_of_unsupported
 from runners.core.runner import RunnerDetails
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
+from runners.encoder.compiled_layers import compiled_layers
 from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.graphs import GraphRecorder, record_graphs
 from runners.encoder.loaded_model import LoadedModel
@@ -121,7 +123,7 @@ def _load_in_dtype(
         options = replace(default_options, overflow=OverflowOptions())
         samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
         forward, max_batch_tokens = _prepare_forward(
-            checkpoint, samples, input_names, max_batch_tokens, max_length, _forbids_graphs(arguments)
+            checkpoint, samples, input_names, max_batch_tokens, max_length, arguments
         )
     loaded = LoadedModel(
         task=checkpoint.task,
@@ -175,6 +177,8 @@ def _load_checkpoint(arguments: Arguments, device: torch.device, dtype: torch.dt
     config = load_config(arguments)
     task = arguments.task or choose_task(config, find_task_of_files(arguments))
     task_class = ENCODER_TASKS[task]
+    if arguments.compile_layers and device.type != "cuda":
+        raise ArgumentsError("compile_layers: only layers on a GPU are compiled")
     if is_remote and not task_class.runs_on_predictor:
         raise ArgumentsError(f"predictor_host: {task} needs the model here, since its scores are too large to send")
     if is_remote and task_class.model_outputs > 1:
@@ -279,12 +283,9 @@ def _prepare_forward(
     input_names: frozenset[str],
     max_batch_tokens: int,
     max_length: int,
-    is_eager: bool,
+    arguments: Arguments,
 ) -> tuple[Forward, int]:
     """Choose the forward pass by trying, and warm it.
-
-    Args:
-        is_eager: whether CUDA graphs are forbidden.
 
     Returns:
         The forward pass, and the most tokens of a batch that there is memory for.
@@ -301,11 +302,12 @@ def _prepare_forward(
     # Packed layers hold copies of their weights already.
     copy_mapped_weights(model)
     give_way()
-    if checkpoint.device.type == "cuda":
-        max_batch_tokens = samples.find_batch_tokens(forward, max_batch_tokens, checkpoint.device)
-    if checkpoint.device.type == "cuda" and not is_eager:
-        recorder = GraphRecorder(checkpoint.device)
-        forward, reason = record_graphs(forward, probe, recorder, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
-        logger.info("%s", reason)
-    samples.warm_up(model, forward)
+    with compiled_layers(probe, forward) if arguments.compile_layers else nullcontext():
+        if checkpoint.device.type == "cuda":
+            max_batch_tokens = samples.find_batch_tokens(forward, max_batch_tokens, checkpoint.device)
+        if checkpoint.device.type == "cuda" and not _forbids_graphs(arguments):
+            recorder = GraphRecorder(checkpoint.device)
+            forward, reason = record_graphs(forward, probe, recorder, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
+            logger.info("%s", reason)
+        samples.warm_up(model, forward)
     return forward, max_batch_tokens

@@ -109,7 +109,7 @@ class Layout:
 current = threading.local()
 
 
-def _packed_attention(
+def packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention within each text.
@@ -195,6 +195,6 @@ def _record_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
         layout.calls.mask_sizes.add(int(local_size))
 
 
-AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
-AttentionInterface.register(PROBED_ATTENTION, _packed_attention)
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionInterface.register(PROBED_ATTENTION, packed_attention)
 AttentionMaskInterface.register(PROBED_ATTENTION, _record_mask)

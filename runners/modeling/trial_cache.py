@@ -93,6 +93,17 @@ def _list_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_absolute()]
 
 
+def make_folder(name: str) -> Path | None:
+    """A folder beside the results of trials; None if none can be made."""
+    for folder in _list_folders():
+        with suppress(OSError):
+            made = folder / name
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if made.stat().st_uid == os.getuid() and os.access(made, os.W_OK):
+                return made
+    return None
+
+
 def _read(path: Path, key: str, parse: Callable[[Any], T]) -> T | None:
     """The result that is kept; None if there is none, or none that can be used."""
     try:

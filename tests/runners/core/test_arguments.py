@@ -82,6 +82,7 @@ def test_environment_names_every_argument() -> None:
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
         "root_path": "/models/ner", "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
+        "matmul_precision": "high", "compile_layers": True,
         "api_key": ("a", "b"), "api_key_file": "/keys", "admin_api_key": ("c",), "admin_api_key_file": "/admins",
         "enable_repository": True, "allowed_origins": ("https://a.example",), "allowed_methods": ("GET", "POST"),
         "allowed_headers": ("Authorization",), "allow_credentials": True,
