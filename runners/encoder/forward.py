@@ -30,8 +30,8 @@ from runners.modeling.length_dependent_rope import LengthDependentRope
 
 Groups = list[list[int]]
 
-# The positions of the rows that are read, among the arrays of a batch.
-_READ = "read"
+# The array of a batch that says which slots, text by text, are read.
+_READ_SLOTS = "read_slots"
 
 
 class TokenSelection(Enum):
@@ -213,14 +213,14 @@ class ModelInputs:
         return scores[:, :tokens] if self.selection is not TokenSelection.FIRST and select is None else scores
 
     def pool(
-        self, tensors: dict[str, Tensor], segments: Segments, tokens: Tensor | None = None, in_parts: bool = True
+        self, tensors: dict[str, Tensor], segments: Segments, slots: Tensor | None = None, in_parts: bool = True
     ) -> Tensor:
         """Run the model, and pool the scores of each text's tokens.
 
         Args:
             tensors: int64 [texts, tokens] each, or [1, tokens of all texts].
             segments: which of the tokens belong to which text.
-            tokens: int64 [tokens], where they are among all places of the tensors; None if they come first.
+            slots: int64 [tokens], the slots of the tokens among all of the tensors; None if the tokens come first.
             in_parts: whether the model's head runs on a few rows at a time.
 
         Returns:
@@ -230,8 +230,8 @@ class ModelInputs:
         assert pooling is not None
         assert selector is not None
         if in_parts:
-            return pool_in_parts(self.model, selector, pooling, partial(self.call, tensors), tensors, segments, tokens)
-        scores = take_tokens(self.call(tensors), tokens)
+            return pool_in_parts(self.model, selector, pooling, partial(self.call, tensors), tensors, segments, slots)
+        scores = take_tokens(self.call(tensors), slots)
         pooled = pooling.start(len(segments.counts), scores)
         pooling.add(pooled, scores, segments)
         return pooling.finish(pooled)
@@ -289,31 +289,30 @@ class PaddedForward(Forward):
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         inputs = self._inputs
         arrays = pad(texts, inputs.padding_id, self._side)
-        real = arrays["attention_mask"].astype(bool)
-        counts = inputs.count_rows(texts)
         taken = inputs.select_taken(arrays)
-        match inputs.selection:
-            case TokenSelection.FIRST:
-                output = inputs.call(inputs.upload(taken))
-            case TokenSelection.POOLED | TokenSelection.ALL:
-                # Indices, for a GPU would have to be asked how many places a mask of them has.
-                tensors = inputs.upload({**taken, _READ: np.flatnonzero(real)})
-                read = tensors.pop(_READ)
-                if inputs.selection is TokenSelection.ALL:
-                    output = take_tokens(inputs.call(tensors), read)
-                else:
-                    segments = Segments([len(text.input_ids) for text in texts], inputs.model.device)
-                    output = inputs.pool(tensors, segments, read, self._selects)
-            case TokenSelection.MASKS:
-                is_read = real & (arrays["input_ids"] == inputs.mask_token_id)
-                tensors = inputs.upload({**taken, _READ: np.flatnonzero(is_read)})
-                read = tensors.pop(_READ)
+        if inputs.selection is TokenSelection.FIRST:
+            output = inputs.call(inputs.upload(taken))
+        else:
+            is_read = arrays["attention_mask"].astype(bool)
+            if inputs.selection is TokenSelection.MASKS:
+                is_read &= arrays["input_ids"] == inputs.mask_token_id
+            # Indices, since the CPU would wait for a GPU to count the slots of a mask.
+            tensors = inputs.upload({**taken, _READ_SLOTS: np.flatnonzero(is_read)})
+            output = self._read(tensors.pop(_READ_SLOTS), tensors, texts)
+        return output.reshape(-1, output.shape[-1]), inputs.count_rows(texts)
 
-                def select(hidden: Tensor) -> Tensor:
-                    return take_tokens(hidden, read)[None]
+    def _read(self, slots: Tensor, tensors: dict[str, Tensor], texts: Sequence[TokenizedText]) -> Tensor:
+        """The scores of the slots that are read, or of pooled texts: [rows, classes] or [1, rows, classes]."""
+        inputs = self._inputs
+        if inputs.selection is TokenSelection.POOLED:
+            segments = Segments([len(text.input_ids) for text in texts], inputs.model.device)
+            return inputs.pool(tensors, segments, slots, self._selects)
 
-                output = inputs.call(tensors, select) if self._selects else select(inputs.call(tensors))
-        return output.reshape(-1, output.shape[-1]), counts
+        def select(hidden: Tensor) -> Tensor:
+            return take_tokens(hidden, slots)[None]
+
+        selects = self._selects and inputs.selection is TokenSelection.MASKS
+        return inputs.call(tensors, select) if selects else select(inputs.call(tensors))
 
 
 class GroupedForward(Forward):

@@ -119,22 +119,26 @@ def cut_parts(lengths: Sequence[int], most: int) -> Iterator[Part]:
         yield Part(start, len(lengths) - len(counts), counts)
 
 
-def take_tokens(rows: Tensor, tokens: Tensor | None) -> Tensor:
+def take_tokens(rows: Tensor, slots: Tensor | None) -> Tensor:
     """The rows of the tokens of a batch: [tokens, columns].
 
     Args:
-        rows: [texts, places, columns].
-        tokens: int64 [tokens], where they are among all places; None for all of them.
+        rows: [texts, slots of a text, columns].
+        slots: int64 [tokens], the slots of the tokens among all; None to take all slots.
     """
     flat = rows.reshape(-1, rows.shape[-1])
-    return flat if tokens is None else flat.index_select(0, tokens)
+    return flat if slots is None else flat.index_select(0, slots)
 
 
 class _TokenRows:
     """The rows of the tokens of a batch in a model's last hidden state, once the model has run."""
 
-    def __init__(self, tokens: Tensor | None) -> None:
-        self._tokens = tokens
+    def __init__(self, slots: Tensor | None) -> None:
+        """
+        Args:
+            slots: as of `take_tokens`.
+        """
+        self._slots = slots
         self._rows: Tensor | None = None
 
     def take(self, part: Part, hidden: Tensor) -> Tensor:
@@ -144,7 +148,7 @@ class _TokenRows:
             hidden: [texts, tokens, hidden] in the first call; ignored in later ones.
         """
         if self._rows is None:
-            self._rows = take_tokens(hidden, self._tokens)
+            self._rows = take_tokens(hidden, self._slots)
         rounded = part.rows + -part.rows % _ROW_MULTIPLE
         taken = self._rows[part.start : part.start + rounded]
         return functional.pad(taken, (0, 0, 0, rounded - len(taken)))[None]
@@ -157,7 +161,7 @@ def pool_in_parts(
     run: Callable[[Callable[[Tensor], Tensor]], Tensor],
     tensors: dict[str, Tensor],
     segments: Segments,
-    tokens: Tensor | None,
+    slots: Tensor | None,
 ) -> Tensor:
     """Run a model, its head on a few rows at a time, and pool the scores of each text's tokens.
 
@@ -166,7 +170,7 @@ def pool_in_parts(
         run: runs the model on the tensors, with a function that selects the rows on which the head runs.
         tensors: int64 [texts, tokens] each.
         segments: which of the tokens belong to which text.
-        tokens: int64 [tokens], where they are among all places of the tensors; None if they come first.
+        slots: int64 [tokens], the slots of the tokens among all of the tensors; None if the tokens come first.
 
     Returns:
         float32 [texts, classes].
@@ -174,7 +178,7 @@ def pool_in_parts(
     entries = int(model.config.get_text_config().vocab_size)
     most = max(_LEAST_ROWS, _PART_BYTES[model.device.type] // (entries * model.dtype.itemsize))
     first, *others = cut_parts(segments.counts, most)
-    rows = _TokenRows(tokens)
+    rows = _TokenRows(slots)
 
     def add(pooled: Tensor, part: Part, scores: Tensor) -> None:
         texts = pooled[part.first : part.first + len(part.counts)]

@@ -61,9 +61,9 @@ class Segments:
         """The number of each row in its text, from 1: int [rows], of [rows, columns]."""
         if _is_looped(rows):
             return torch.cat([torch.arange(1, count + 1) for count in self.counts])
-        places = torch.arange(1, rows.shape[0] + 1, dtype=self.offsets.dtype, device=rows.device)
-        texts = torch.searchsorted(self.offsets[1:], places)
-        return places - self.offsets[texts]
+        numbers = torch.arange(1, rows.shape[0] + 1, dtype=self.offsets.dtype, device=rows.device)
+        texts = torch.searchsorted(self.offsets[1:], numbers)
+        return numbers - self.offsets[texts]
 
     def first(self, rows: Tensor) -> Tensor:
         """The first row of each text: [texts, columns], of [rows, columns]."""

@@ -103,6 +103,8 @@ def test_groups_equal_each_text_alone_in_any_batch(
 def test_rows_of_padded_texts_are_theirs_on_either_side(task: str, side: str, model_folder: ModelFolder) -> None:
     """DeBERTa knows only how far tokens are from each other, so that the side says nothing but for the first token."""
     case = ForwardCase(model_folder("deberta-v2", task), task)
+    # Packed batches replace its attention.
+    case.forward.detach()
     texts = case.texts([9, 30, 4], 0)
     for given, found in zip(texts, run(PaddedForward(case.inputs, side), texts), strict=True):
         torch.testing.assert_close(found, case.expected(given), atol=TOLERANCE, rtol=TOLERANCE)
