@@ -62,7 +62,7 @@ def _flash_attention(
     assert all(each.stride(2) == 1 for each in (query, key, value))
     right = 0 if is_causal else window_size_right
     _check(cum_seq_q, cum_seq_k, query, max_q, max_k)
-    result = _attend(query, key, value, cum_seq_q, max_q, scale, window_size_left, right)
+    result = _attend(query, key, value, cum_seq_q, scale, window_size_left, right)
     return result, *(torch.empty(0) for _ in range(4))
 
 
@@ -94,7 +94,7 @@ def _efficient_attention(
         assert each.stride(3) == 1
     _check(cu_seqlens_q, cu_seqlens_k, query[0], max_seqlen_q, max_seqlen_k)
     left, right = -1 if window_size is None else window_size - 1, 0 if custom_mask_type else -1
-    result = _attend(query[0], key[0], value[0], cu_seqlens_q, max_seqlen_q, scale, left, right)
+    result = _attend(query[0], key[0], value[0], cu_seqlens_q, scale, left, right)
     return result[None], *(torch.empty(0) for _ in range(3)), max_seqlen_q, max_seqlen_k
 
 
@@ -104,11 +104,11 @@ def _check(starts: Tensor, key_starts: Tensor, query: Tensor, longest: int, long
     assert torch.equal(starts, key_starts)
     assert starts[-1] == len(query)
     assert longest == longest_key
+    # The kernel is started for this many rows of a sequence.
+    assert starts.diff().max() <= longest
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, left: int, right: int
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, left: int, right: int) -> Tensor:
     """Attention by its formula in float64: [T, heads, d]; the window includes both of its ends, -1 has none."""
     group = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(group, dim=1) for each in (key, value))
@@ -122,6 +122,5 @@ def _attend(
         if right >= 0:
             scores = scores.masked_fill(-distances > right, -torch.inf)
         attended = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[rows].double())
-        # The kernel is started for this many rows of a sequence.
-        result[start : min(end, start + longest)] = attended[:longest].to(query.dtype)
+        result[rows] = attended.to(query.dtype)
     return result

@@ -36,6 +36,9 @@ from runners.modeling.device_failures import free_memory
 logger = logging.getLogger(__name__)
 
 _LEAST_ROWS = 16
+# A kernel of attention starts a thread block for each text and part of the longest text that there may be, most of them
+# without work. So graphs are for texts of this many tokens on average at least, and at most.
+_LEAST_TOKENS, _MOST_TOKENS = 8, 512
 # How many sizes there are between a power of two and the next, for fewer rows than this, and for more.
 _FEW_ROWS, _STEPS, _FINE_STEPS = 1024, 4, 8
 # Invalid graphs, to which PyTorch's allocator of pinned memory still refers.
@@ -77,6 +80,9 @@ class GraphRecorder:
         except Exception:
             self._clean_up(graph)
             raise
+        finally:
+            # PyTorch keeps cuBLAS's workspace of a stream for ever, and with it a part of the graphs' memory.
+            torch._C._cuda_clearCublasWorkspaces()
         return graph.replay, output
 
     def _clean_up(self, graph: torch.cuda.CUDAGraph) -> None:
@@ -140,6 +146,8 @@ class GraphedForward(Forward):
         self._forward = forward
         self._shapes = [*_list_shapes(max_rows, max_texts, max_length)]
         self._recordings: dict[int, _Recording] = {}
+        # All graphs write their scores here: each of its own would take gigabytes where a vocabulary is scored.
+        self._scores: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -152,7 +160,7 @@ class GraphedForward(Forward):
         Raises:
             Exception: the model cannot be recorded, or a graph gives other scores.
         """
-        # The largest first: the others fit into its memory.
+        # The largest first: the others, and their scores, fit into its memory.
         for shape in reversed(self._shapes):
             give_way()
             self._recordings[shape.rows] = self._record(shape, probe, recorder)
@@ -167,8 +175,12 @@ class GraphedForward(Forward):
             tensors = DeviceArrays(batch.arrays, device).tensors
             scores = self._forward.compute(batch, tensors, is_fixed=True)
             expected.append(scores[: sum(batch.counts)].clone())
-        arrays = DeviceArrays(first.arrays, device)
-        replay, output = recorder.record(lambda: self._forward.compute(first, arrays.tensors, is_fixed=True))
+        if self._scores is None:
+            self._scores = torch.empty_like(scores)
+        arrays, written = DeviceArrays(first.arrays, device), self._scores[: len(scores)]
+        replay, output = recorder.record(
+            lambda: written.copy_(self._forward.compute(first, arrays.tensors, is_fixed=True))
+        )
         recording = _Recording(arrays, replay, output)
         for batch, scores in zip((second, first), reversed(expected), strict=True):
             if not torch.equal(recording.run(batch), scores):
@@ -189,16 +201,14 @@ class GraphedForward(Forward):
     def detach(self) -> None:
         """Free the graphs, and restore the model's own attention."""
         self._recordings.clear()
+        self._scores = None
         self._forward.detach()
 
     def _find_shape(self, texts: Sequence[TokenizedText]) -> Shape | None:
         """The least shape that the texts fit into."""
-        rows = sum(len(text.input_ids) for text in texts)
-        index = bisect_left(self._shapes, rows, key=lambda shape: shape.rows)
-        if index == len(self._shapes):
-            return None
-        shape = self._shapes[index]
-        return shape if self._forward.fits(texts, shape) else None
+        needed = self._forward.measure(texts)
+        first = bisect_left(self._shapes, needed.rows, key=lambda shape: shape.rows)
+        return next((shape for shape in self._shapes[first:] if shape.holds(needed)), None)
 
 
 def record_graphs(
@@ -226,27 +236,26 @@ def record_graphs(
 
 def _list_shapes(max_rows: int, max_texts: int, max_length: int) -> Iterator[Shape]:
     """The shapes of graphs, the least first: an eighth of a large batch is padding at most."""
-    rows, before = _LEAST_ROWS, 0
+    rows = _LEAST_ROWS
     while True:
         rows = min(rows, max_rows)
-        # The padding rows are a sequence, too.
-        longest = min(rows, max(max_length, rows - before))
-        yield Shape(rows, min(rows, max_texts), longest)
+        yield Shape(rows, max(1, min(rows // _LEAST_TOKENS, max_texts)), min(rows, max_length, _MOST_TOKENS))
         if rows == max_rows:
             return
         power = 1 << (rows.bit_length() - 1)
         step = power // (_STEPS if rows < _FEW_ROWS else _FINE_STEPS)
-        rows, before = rows + max(_LEAST_ROWS, step), rows
+        rows += max(_LEAST_ROWS, step)
 
 
 def _fill(texts: Sequence[TokenizedText], shape: Shape) -> list[TokenizedText]:
-    """As many texts as a shape has room for, one after another and the last one cut."""
+    """As many texts as a shape has room for, one after another; those that are too long are cut."""
     filled, room = list[TokenizedText](), shape.rows
     for text in cycle(texts):
         if not room or len(filled) == shape.texts:
             break
-        if len(text.input_ids) > room:
-            text = replace(text, input_ids=text.input_ids[:room], token_type_ids=text.token_type_ids[:room])
+        kept = min(room, shape.longest)
+        if len(text.input_ids) > kept:
+            text = replace(text, input_ids=text.input_ids[:kept], token_type_ids=text.token_type_ids[:kept])
         filled.append(text)
         room -= len(text.input_ids)
     return filled

@@ -69,7 +69,7 @@ class Layout:
     Attributes:
         bounds: text i has the rows from bounds[i] to bounds[i + 1].
         cu_seqlens: int32 [sequences + 1] on the model's device; sequence i has the rows from cu_seqlens[i] to
-            cu_seqlens[i + 1]. After the texts there is one sequence of all padding rows; sequences may be empty.
+            cu_seqlens[i + 1]. After the texts there are sequences of padding rows; sequences may be empty.
         longest: rows of the longest sequence, or more.
         total: T, the rows of the batch, padding rows included.
         is_fixed: whether the computation is repeated for other batches: then only `cu_seqlens` says where texts are.

@@ -88,6 +88,15 @@ class Shape:
     texts: int
     longest: int
 
+    @property
+    def sequences(self) -> int:
+        """The sequences of a batch: its texts, and padding rows, which may be too many for one sequence."""
+        return self.texts + -(-self.rows // self.longest)
+
+    def holds(self, other: Shape) -> bool:
+        """Whether a batch of another shape fits into this one."""
+        return self.rows >= other.rows and self.texts >= other.texts and self.longest >= other.longest
+
 
 class PackedForward(Forward):
     """Runs all texts of a batch as one row of tokens."""
@@ -173,24 +182,29 @@ class PackedForward(Forward):
             arrays["position_ids"] = _join([self._make_position_ids(text.input_ids) for text in texts], total)
         if "token_type_ids" in inputs.names:
             arrays["token_type_ids"] = _join([text.token_type_ids for text in texts], total)
-        sequences = len(texts) + (tokens < total) if shape is None else shape.texts + 1
-        if shape is not None and read_rows is not None:
-            read_rows = _extend(read_rows, shape.texts, 0)
+        longest = max(*lengths, total - tokens) if shape is None else shape.longest
+        sequences = len(texts) + (tokens < total) if shape is None else shape.sequences
+        cu_seqlens = _extend(bounds, sequences + 1, total)
+        if shape is not None:
+            # The padding rows follow, as many to a sequence as it may have.
+            ends = tokens + longest * np.arange(1, sequences + 1 - len(texts))
+            cu_seqlens[len(bounds) :] = np.minimum(ends, total)
+            read_rows = None if read_rows is None else _extend(read_rows, shape.texts, 0)
         return PackedBatch(
             inputs={name: array[None] for name, array in arrays.items()},
             bounds=bounds,
-            cu_seqlens=_extend(bounds, sequences + 1, total),
-            longest=max(*lengths, total - tokens) if shape is None else shape.longest,
+            cu_seqlens=cu_seqlens,
+            longest=longest,
             read_rows=read_rows,
             counts=inputs.count_rows(texts),
         )
 
-    def fits(self, texts: Sequence[TokenizedText], shape: Shape) -> bool:
-        """Whether texts, of no more tokens together than the shape has rows, fit into it."""
+    def measure(self, texts: Sequence[TokenizedText]) -> Shape:
+        """The shape that texts need."""
         is_read_whole = self._inputs.selection is TokenSelection.ALL
         read = 0 if is_read_whole else sum(self._inputs.count_rows(texts))
-        longest = max(len(text.input_ids) for text in texts)
-        return len(texts) <= shape.texts and read <= shape.texts and longest <= shape.longest
+        lengths = [len(text.input_ids) for text in texts]
+        return Shape(sum(lengths), max(len(texts), read), max(lengths))
 
     def compute(
         self,

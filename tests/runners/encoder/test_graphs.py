@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from runners.encoder.graphs import GraphedForward, GraphRecorder, Recorder, record_graphs
-from runners.encoder.packing import PackedForward
+from runners.encoder.packing import PackedBatch, PackedForward, Shape
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from tests.conftest import ModelFolder
@@ -103,6 +104,45 @@ def test_a_batch_runs_in_the_least_graph_that_it_fits_into(
     recorded.check(texts)
 
 
+def test_graphs_start_few_thread_blocks_without_work(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each sequence and 128 rows of the longest one: flash_fwd_launch_template.h."""
+    shapes, lay_out = set[Shape](), PackedForward.lay_out
+
+    def note(self: PackedForward, texts: list[TokenizedText], shape: Shape) -> PackedBatch:
+        shapes.add(shape)
+        return lay_out(self, texts, shape)
+
+    case = ForwardCase(model_folder("bert", "sequence_classification"), "sequence_classification")
+    case.forward.detach()
+    probe, forward = case.probe(), PackedForward(case.inputs)
+    forward.attach()
+    monkeypatch.setattr(PackedForward, "lay_out", note)
+    graphed, reason = record_graphs(forward, probe, Repeater(), 1024, 256, 8192)
+    assert isinstance(graphed, GraphedForward), reason
+    assert all(shape.sequences * ceil(shape.longest / 128) <= 0.6 * shape.rows for shape in shapes)
+
+
+@pytest.mark.parametrize("task", ["fill_mask", "text_embedding"])
+def test_all_graphs_write_their_scores_to_one_place(task: str, model_folder: ModelFolder) -> None:
+    places = set[int]()
+
+    class Noting(Repeater):
+        def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+            output = compute()
+            places.add(output.data_ptr())
+
+            def replay() -> None:
+                compute()
+
+            return replay, output
+
+    recorded = Recorded(model_folder("bert", task), task, Noting())
+    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    assert len(places) == 1
+
+
 def test_more_masks_than_rows_to_read_run_without_a_graph(model_folder: ModelFolder) -> None:
     recorded = Recorded(model_folder("bert", "fill_mask"), "fill_mask")
     [text] = recorded.case.texts([60], seed=0)
@@ -167,6 +207,8 @@ class EmulatedStreams:
         self.mode: object = 0
         self.recordings: list[tuple[int, object]] = []
         self.released: list[tuple[int, object]] = []
+        # Of cuBLAS, by the stream that was current.
+        self.workspaces = set[str]()
         streams = self
 
         class Graph:
@@ -191,6 +233,7 @@ class EmulatedStreams:
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
         patch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)
+        patch.setattr(torch._C, "_cuda_clearCublasWorkspaces", self.workspaces.clear, raising=False)
         patch.setattr(torch._C, "_cuda_releasePool", lambda *pool: self.released.append(pool))
 
     def switch(self, stream: str) -> AbstractContextManager[None]:
@@ -218,6 +261,7 @@ class EmulatedStreams:
             raise RuntimeError("called a synchronizing CUDA operation")
         if self.is_waiting and self.recordings:
             raise RuntimeError("operation not permitted when stream is capturing")
+        self.workspaces.add(self.current)
         return torch.zeros(1)
 
 
@@ -254,6 +298,13 @@ def test_an_error_of_the_model_ends_a_recording(monkeypatch: pytest.MonkeyPatch)
     assert (streams.current, streams.recordings, streams.released) == (streams.default, [], [])
     replay, _ = recorder.record(streams.compute)
     replay()
+
+
+def test_no_workspace_of_a_recording_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the memory of the graphs, which could not be freed when the model is unloaded."""
+    streams = EmulatedStreams(monkeypatch, is_waiting=False)
+    GraphRecorder(streams.device).record(streams.compute)
+    assert streams.side not in streams.workspaces
 
 
 def test_windows_are_recorded_in_sixteen_bits_only(model_folder: ModelFolder) -> None:
