@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from runners.encoder.packing import PackedForward
 from runners.encoder.tasks.sparse_pooling import SparsePooling
 from tests.families import AUTO_CLASSES
 from tests.model_cases import MAX_BATCH_TOKENS, ROWS, ModelCase, run
 
-__all__ = ["MAX_BATCH_TOKENS", "ROWS", "ForwardCase", "run"]
+__all__ = ["MAX_BATCH_TOKENS", "ROWS", "ForwardCase", "attach_packed", "run"]
 
 
 class ForwardCase(ModelCase):
@@ -39,3 +40,11 @@ class ForwardCase(ModelCase):
         super().__init__(
             model, load(), task, frozenset(names), tokenizer.mask_token_id, tokenizer.padding_side, pooling
         )
+
+
+def attach_packed(case: ForwardCase) -> PackedForward:
+    """The packed forward pass of a model, whichever one the server has chosen on this device."""
+    case.forward.detach()
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    return forward

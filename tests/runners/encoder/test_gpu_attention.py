@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from runners.encoder.gpu_attention import attend_on_gpu
 from runners.encoder.packed_attention import Layout
-from runners.encoder.packing import PackedForward
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from tests.conftest import ModelFolder
+from tests.dispatched import DispatchedCalls, WithoutWaits
 from tests.emulated_gpu import HOPPER, TURING, emulate_gpu
 from tests.families import FAMILIES, Family, wordpiece
-from tests.forwards import ROWS, ForwardCase, run
+from tests.forwards import ROWS, ForwardCase, attach_packed, run
 
 LENGTHS = [7, 33, 1, 250, 16, 48, 90, 12]
 
@@ -80,12 +77,9 @@ def test_windows_and_heads_equal_a_mask(
     assert measure_difference(found[:, : sum(lengths)].flatten(0, 2), expected.flatten(0, 2)) <= TOLERANCES[dtype]
 
 
-@pytest.mark.parametrize("task", ROWS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_any_batch_equals_transformers(family: str, task: str, model_folder: ModelFolder) -> None:
-    case = ForwardCase(model_folder(family, task), task)
-    forward = PackedForward(case.inputs)
-    forward.attach()
+def check_packed(case: ForwardCase) -> None:
+    """Compare a packed batch with the stock model."""
+    forward = attach_packed(case)
     texts = case.texts(LENGTHS, seed=0)
     with emulate_gpu():
         found = run(forward, texts)
@@ -93,12 +87,18 @@ def test_any_batch_equals_transformers(family: str, task: str, model_folder: Mod
         torch.testing.assert_close(rows, case.expected(text), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_batch_equals_transformers(family: str, task: str, model_folder: ModelFolder) -> None:
+    case = ForwardCase(model_folder(family, task), task)
+    check_packed(case)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_other_texts_of_a_batch_change_no_bit(family: str, dtype: str, model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder(family, "token_classification"), "token_classification", dtype=dtype)
-    forward = PackedForward(case.inputs)
-    forward.attach()
+    forward = attach_packed(case)
     texts, others = case.texts(LENGTHS, seed=0), case.texts(LENGTHS, seed=1)
     with emulate_gpu():
         found = run(forward, texts)
@@ -113,25 +113,7 @@ def test_an_embedder_with_a_decoder_equals_transformers(layers: tuple[str, str],
     decoder = Family("qwen3", wordpiece, {"num_key_value_heads": 1, "head_dim": 16, "use_sliding_window": True})
     decoder.save(tmp_path, "text_embedding", sliding_window=9, layer_types=list(layers))
     case = ForwardCase(tmp_path, "text_embedding")
-    forward = PackedForward(case.inputs)
-    forward.attach()
-    texts = case.texts(LENGTHS, seed=0)
-    with emulate_gpu():
-        found = run(forward, texts)
-    for text, rows in zip(texts, found, strict=True):
-        torch.testing.assert_close(rows, case.expected(text), atol=2e-5, rtol=0)
-
-
-class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that are called, but for those that only look at memory in another way."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
+    check_packed(case)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -141,38 +123,18 @@ def test_the_kernels_of_a_batch_do_not_grow_with_its_texts(
     family: str, task: str, dtype: str, model_folder: ModelFolder
 ) -> None:
     case = ForwardCase(model_folder(family, task), task, dtype=dtype)
-    forward = PackedForward(case.inputs)
-    forward.attach()
+    forward = attach_packed(case)
     counts = []
     with emulate_gpu():
         # DeBERTa's first batch makes tables.
         run(forward, case.texts([9], seed=0))
         for texts in (2, 8, 64):
-            with OperatorCount() as operators:
+            with DispatchedCalls() as calls:
                 # All of them fit into rectangles of one size.
                 run(forward, case.texts([480 // texts] * texts, seed=0))
-            counts.append(operators.count)
+            counts.append(calls.kernels.total())
     assert len({*counts}) == 1
     assert counts[0] > 20
-
-
-# Operators after which the CPU knows a number that a GPU has computed: it waits for that.
-SYNCHRONIZING = {
-    "_local_scalar_dense", "_unique2", "equal", "index_put_", "is_nonzero", "item", "masked_select", "nonzero",
-    "repeat_interleave", "unique_consecutive", "unique_dim",
-}  # fmt: skip
-
-
-class SynchronizationCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails at an operator that would synchronize with a GPU."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        is_masked = name == "index" and any(each.dtype == torch.bool for each in tensors[1:])
-        assert name not in SYNCHRONIZING, f"{func} waits for the GPU"
-        assert not is_masked, "a mask as an index waits for the GPU"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -180,18 +142,16 @@ class SynchronizationCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_in_a_batch_waits_for_the_gpu(family: str, task: str, dtype: str, model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder(family, task), task, dtype=dtype)
-    forward = PackedForward(case.inputs)
-    forward.attach()
+    forward = attach_packed(case)
     texts = case.texts(LENGTHS, seed=0)
-    with emulate_gpu(), SynchronizationCheck():  # type: ignore[no-untyped-call]
+    with emulate_gpu(), WithoutWaits():
         run(forward, texts)
 
 
 def test_nothing_in_a_decoders_batch_waits_for_the_gpu(tmp_path: Path) -> None:
     decoder = Family("qwen3", wordpiece, {"num_key_value_heads": 1, "head_dim": 16})
     case = ForwardCase(decoder.save(tmp_path, "text_embedding"), "text_embedding")
-    forward = PackedForward(case.inputs)
-    forward.attach()
+    forward = attach_packed(case)
     texts = case.texts(LENGTHS, seed=0)
-    with emulate_gpu(), SynchronizationCheck():  # type: ignore[no-untyped-call]
+    with emulate_gpu(), WithoutWaits():
         run(forward, texts)

@@ -21,7 +21,7 @@ from runners.encoder.sequences import TokenizedText
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from tests.conftest import ModelFolder
 from tests.emulated_gpu import HOPPER, TURING, emulate_gpu
-from tests.forwards import ForwardCase, run
+from tests.forwards import ForwardCase, attach_packed, run
 
 MAX_ROWS, MAX_TEXTS, MAX_LENGTH = 192, 24, 100
 RECORDED_TASKS = ["fill_mask", "sequence_classification", "text_embedding", "token_classification"]
@@ -50,11 +50,10 @@ class Recorded:
 
     def __init__(self, folder: Path, task: str, recorder: Recorder | None = None, dtype: str = "float32") -> None:
         self.case = ForwardCase(folder, task, dtype=dtype)
-        # On a CPU another forward pass is selected.
+        # The probe runs the stock model.
         self.case.forward.detach()
         probe = self.case.probe()
-        self.packed = PackedForward(self.case.inputs)
-        self.packed.attach()
+        self.packed = attach_packed(self.case)
         self.forward, self.reason = record_graphs(
             self.packed, probe, recorder or Repeater(), MAX_ROWS, MAX_TEXTS, MAX_LENGTH
         )

@@ -15,7 +15,7 @@ from runners.encoder.forward import PaddedForward
 from runners.encoder.packing import PackedForward
 from runners.encoder.relative_attention import RelativeAttention
 from tests.conftest import ModelFolder
-from tests.dispatched import record_calls
+from tests.dispatched import DispatchedCalls
 from tests.emulated_gpu import emulate_gpu
 from tests.families import Family, deberta_unigram, wordpiece
 from tests.forwards import ForwardCase, run
@@ -110,9 +110,9 @@ def test_kernels_on_a_gpu_do_not_grow_with_the_texts(family: str, make_case: Mak
         with emulate_gpu():
             # The first batch of a length may make tables.
             run(case.forward, texts)
-            with record_calls() as calls:
+            with DispatchedCalls() as calls:
                 run(case.forward, texts)
-        counts.append(calls.counts)
+        counts.append(calls.kernels)
     assert counts[0] == counts[1]
 
 
@@ -121,7 +121,7 @@ def test_kernels_on_a_gpu_do_not_grow_with_the_texts(family: str, make_case: Mak
 def test_no_tensor_has_all_pairs_of_rows(family: str, device: str, make_case: MakeCase) -> None:
     case = make_case(family)
     texts = case.texts([16] * 64, seed=0)
-    with DEVICES[device](), record_calls() as calls:
+    with DEVICES[device](), DispatchedCalls() as calls:
         run(case.forward, texts)
     # Queries, keys and values of all heads have 1,024 x 96 numbers.
     assert calls.largest < 1024**2 // 8

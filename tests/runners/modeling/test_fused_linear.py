@@ -13,7 +13,7 @@ from runners.modeling.fused_linear import FusedLinear, fuse_linears
 from runners.modeling.linear_kernels import VOCABULARY
 from runners.modeling.packed_linear import pack_linears
 from tests.conftest import ModelFolder
-from tests.dispatched import DispatchedCalls, record_calls
+from tests.dispatched import DispatchedCalls
 from tests.forwards import ForwardCase, run
 
 WIDTH = 32
@@ -22,7 +22,7 @@ PRODUCTS = ("aten.addmm.default", "aten.mm.default", "aten.linear.default")
 
 
 def count_products(calls: DispatchedCalls) -> int:
-    return sum(calls.counts[name] for name in PRODUCTS)
+    return sum(calls.kernels[name] for name in PRODUCTS)
 
 
 def fuse(model: nn.Module, run_model: partial[Tensor], expected: Tensor, *, parts_last: bool = False) -> str:
@@ -56,9 +56,9 @@ def test_a_model_has_one_product_for_each_input(
     monkeypatch.setattr(forward_selection, "pack_linears", fuse_instead)
     case = ForwardCase(model_folder(family, "token_classification"), "token_classification")
     texts = case.texts([5, 30, 12], seed=3)
-    with record_calls() as stock:
+    with DispatchedCalls() as stock:
         case.expected(texts[0])
-    with record_calls() as fused:
+    with DispatchedCalls() as fused:
         run(case.forward, texts[:1])
     assert count_products(stock) - count_products(fused) == saved * case.model.config.num_hidden_layers
     for found, text in zip(run(case.forward, texts), texts, strict=True):
