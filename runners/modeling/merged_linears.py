@@ -29,9 +29,9 @@ _LEAST_SPEEDUP = 0.95
 
 
 class SharedKernel:
-    """The kernel of a group, and what the last call of it computed, until each layer has taken its part.
+    """The kernel of a group, and what its last call has computed, until each layer has taken its part.
 
-    It also holds in a CUDA graph and under torch.compile: between two batches it holds nothing.
+    It keeps no tensor from one batch to the next, so that CUDA graphs and `torch.compile` can record it.
     """
 
     def __init__(self, kernel: Callable[[Tensor], Tensor], outputs: Sequence[int]) -> None:
