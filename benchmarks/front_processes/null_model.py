@@ -31,6 +31,6 @@ def replace_forward() -> None:
 
 
 def _prepare(
-    checkpoint: object, samples: object, input_names: object, max_batch_tokens: int, max_length: int, arguments: object
+    checkpoint: object, samples: object, input_names: object, max_batch_tokens: int, max_length: int
 ) -> tuple[Forward, int]:
     return NullForward(), max_batch_tokens

@@ -122,9 +122,7 @@ def _load_in_dtype(
         # Probe texts may be longer than the model takes: the operator's `truncation=false` does not hold for them.
         options = replace(default_options, overflow=OverflowOptions())
         samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
-        forward, max_batch_tokens = _prepare_forward(
-            checkpoint, samples, input_names, max_batch_tokens, max_length, arguments
-        )
+        forward, max_batch_tokens = _prepare_forward(checkpoint, samples, input_names, max_batch_tokens, max_length)
     loaded = LoadedModel(
         task=checkpoint.task,
         model=model,
@@ -283,18 +281,22 @@ def _prepare_forward(
     input_names: frozenset[str],
     max_batch_tokens: int,
     max_length: int,
-    arguments: Arguments,
 ) -> tuple[Forward, int]:
     """Choose the forward pass by trying, and warm it.
 
+    Args:
+        max_batch_tokens: the most tokens of a batch, if there is memory for it.
+        max_length: the most tokens of a text.
+
     Returns:
         The forward pass, and the most tokens of a batch that there is memory for.
+
+    Raises:
+        ModelLoadError: the model does not run, its scores are not finite, or there is no memory for a small batch.
     """
-    model = checkpoint.model
-    padding_id = find_padding_id(model)
-    encoder_task = checkpoint.encoder_task
+    model, task = checkpoint.model, checkpoint.encoder_task
     inputs = ModelInputs(
-        model, input_names, encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id, encoder_task.pooling
+        model, input_names, task.selection, checkpoint.tokenizer.mask_token_id, find_padding_id(model), task.pooling
     )
     probe = samples.make_probe(inputs, max_batch_tokens)
     forward = samples.select_forward(probe)
@@ -302,10 +304,10 @@ def _prepare_forward(
     # Packed layers hold copies of their weights already.
     copy_mapped_weights(model)
     give_way()
-    with compiled_layers(probe, forward) if arguments.compile_layers else nullcontext():
+    with compiled_layers(probe, forward) if task.arguments.compile_layers else nullcontext():
         if checkpoint.device.type == "cuda":
             max_batch_tokens = samples.find_batch_tokens(forward, max_batch_tokens, checkpoint.device)
-        if checkpoint.device.type == "cuda" and not _forbids_graphs(arguments):
+        if checkpoint.device.type == "cuda" and not _forbids_graphs(task.arguments):
             recorder = GraphRecorder(checkpoint.device)
             forward, reason = record_graphs(forward, probe, recorder, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
             logger.info("%s", reason)
