@@ -89,6 +89,8 @@ def _efficient_attention(
     assert bias is None
     assert window_size is None or custom_mask_type
     for each in (query, key, value):
+        # Without a stride the kernel takes other heads for the rows of a sequence's last block.
+        assert each.stride(2)
         # The kernels for float32 and for 16 bits need multiples of 4 numbers.
         assert not any(stride % 4 for stride in each.stride()[:3])
         assert each.stride(3) == 1

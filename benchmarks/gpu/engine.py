@@ -165,6 +165,11 @@ class Engine:
         """As `infer`, without an event loop."""
         return asyncio.run(self.infer(texts))
 
+    @torch.inference_mode()
+    def run(self, texts: Sequence[TokenizedText]) -> None:
+        """The forward pass of a batch, without the queue."""
+        self.forward.run(texts)
+
     def close(self) -> None:
         """End the thread, and free the graphs."""
         self.device.detach(self._worker)

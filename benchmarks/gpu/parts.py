@@ -116,7 +116,6 @@ def measure_products(setting: Setting, dtype: torch.dtype) -> float:
     return 2 * size**3 / setting.time(lambda: torch.mm(left, right, out=result), 0.5)
 
 
-@torch.inference_mode()
 def measure_limit(setting: Setting) -> None:
     """The share of the card's limit of matrix products that BERT-base reaches."""
     figures = setting.figures
@@ -137,7 +136,7 @@ def measure_limit(setting: Setting) -> None:
             try:
                 for batch in batches:
                     flops = size.count_flops([len(text.input_ids) for text in batch])
-                    spent = setting.time(partial(engine.forward.run, batch), setting.seconds(20))
+                    spent = setting.time(partial(engine.run, batch), setting.seconds(20))
                     figures.show(
                         "share of the limit, forward pass", flops / spent / limit, "of the matrix limit",
                         precision=name, tflops=round(flops / spent / _TERA, 2), texts=len(batch),

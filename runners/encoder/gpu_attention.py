@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runners.encoder.rectangles import attend_in_rectangles
+from runners.encoder.rectangles import attend_in_rectangles, repeat_heads
 from runners.modeling.dtype_selection import AMPERE
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def _attend_efficiently(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, is_causal: bool
 ) -> Tensor:
     """[1, T, heads, d] each; it has no grouped-query attention, and a window only if it is causal."""
-    group = query.shape[2] // key.shape[2]
-    if group > 1:
-        key, value = (each[:, :, :, None].expand(-1, -1, -1, group, -1).flatten(2, 3) for each in (key, value))
+    # Copies: of heads with a stride of 0 the kernel computes a sequence's last row in another way, without a window of
+    # its own (`advance_to_block` in kernel_forward.h).
+    key, value = (repeat_heads(each, 2, query.shape[2]) for each in (key, value))
     result: Tensor = torch.ops.aten._efficient_attention_forward(
         query, key, value, None, layout.cu_seqlens, layout.cu_seqlens, layout.longest, layout.longest,
         0.0, _CAUSAL_FROM_TOP_LEFT if is_causal else _NO_MASK, False, scale=scale,

@@ -67,14 +67,29 @@ def attend_in_rectangles(
             taken = each[0].index_select(1, rows.flatten())
             return taken.view(each.shape[1], *rows.shape, each.shape[3]).transpose(0, 1)
 
-        queries, keys = arrange(query), arrange(key)
+        # With fewer heads of keys PyTorch would choose no fused kernel, for a mask or for float32.
+        queries, keys, values = (repeat_heads(arrange(each), 1, query.shape[1]) for each in (query, key, value))
         part = functional.scaled_dot_product_attention(
-            queries, keys, arrange(value), attn_mask=make_mask(queries, keys, rectangle), scale=scale,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )  # fmt: skip
+            queries, keys, values, attn_mask=make_mask(queries, keys, rectangle), scale=scale
+        )
         # One after another: [texts * side, heads, d].
         attended.append(part.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended).index_select(0, layout.rectangles.order)[None]
+
+
+def repeat_heads(rows: Tensor, dim: int, heads: int) -> Tensor:
+    """Copy the heads of keys or values for the queries that share them (grouped-query attention).
+
+    Args:
+        dim: the dimension of the heads.
+        heads: of the queries.
+    """
+    own = rows.shape[dim]
+    if own == heads:
+        return rows
+    shared = rows.unsqueeze(dim + 1).expand(*rows.shape[: dim + 1], heads // own, *rows.shape[dim + 1 :])
+    # One head alone would only get a stride of 0.
+    return shared.flatten(dim, dim + 1).contiguous()
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def attend_by_mask(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 1, 8, 65, 129])
 @pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize(("heads", "key_heads", "width"), [(2, 2, 16), (4, 2, 12), (3, 3, 5)])
+@pytest.mark.parametrize(("heads", "key_heads", "width"), [(2, 2, 16), (4, 2, 12), (4, 1, 8), (3, 3, 5)])
 def test_windows_and_heads_equal_a_mask(
     heads: int,
     key_heads: int,
@@ -75,6 +76,22 @@ def test_windows_and_heads_equal_a_mask(
     assert found.shape == (1, layout.total, heads, width)
     expected = attend_by_mask(query, key, value, layout.bounds, window, is_causal)
     assert measure_difference(found[:, : sum(lengths)].flatten(0, 2), expected.flatten(0, 2)) <= TOLERANCES[dtype]
+
+
+def test_rectangles_have_a_fused_kernel_for_grouped_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory-efficient kernel has none: use_mem_efficient_attention in sdp_utils.cpp."""
+    heads, attend = list[tuple[int, int, int]](), functional.scaled_dot_product_attention
+
+    def note(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        heads.append((query.shape[1], key.shape[1], value.shape[1]))
+        return attend(query, key, value, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", note)
+    layout = make_layout([40, 9], 52)
+    query, key = torch.randn(1, 4, 52, 8), torch.randn(1, 2, 52, 8)
+    with emulate_gpu():
+        attend_on_gpu(query, key, key, layout, None, 8, False)
+    assert {*heads} == {(4, 4, 4)}
 
 
 def check_packed(case: ForwardCase) -> None:
