@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 
 from runners.core.errors import ModelNotReadyError
+from runners.core.event_loops import call_on_loops
 
 # What each thread has of its own, what a piece of work is done with, what is computed for it, and its result.
 Resource = TypeVar("Resource")
@@ -217,15 +218,7 @@ def _finish(piece: _Piece, computed: object) -> _Outcome:
 
 def _deliver(outcomes: Sequence[_Outcome]) -> None:
     """Settle pieces with one wake-up of each event loop; from any thread."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        by_loop.setdefault(outcome[0].loop, []).append(outcome)
-    for loop, settled in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle, settled)
-        except RuntimeError:
-            # The callers' event loop is closed.
-            continue
+    call_on_loops(_settle, ((outcome[0].loop, outcome) for outcome in outcomes))
 
 
 def _settle(outcomes: Sequence[_Outcome]) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import heapq
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 from runners.core.errors import ModelNotReadyError, RunnerError
+from runners.core.event_loops import call_on_loops
 from runners.core.request_record import RequestRecord, current_record
 from runners.encoder.sequences import EncodedText, TokenizedText
 
@@ -73,7 +75,9 @@ class PendingRequest:
     def give_room(self) -> None:
         """Let `wait` return; from any thread."""
         self.wants_room = False
-        _call(self.loop, self._room.set)
+        # Its event loop may be closed.
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._room.set)
 
     async def wait(self) -> None:
         """Wait for room, or for the result."""
@@ -103,11 +107,7 @@ class PendingRequest:
 
 def deliver(answers: Mapping[PendingRequest, Answers]) -> None:
     """Add answers to their requests, with one wake-up of each event loop; from any thread."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[PendingRequest, Answers]]] = {}
-    for request, answered in answers.items():
-        by_loop.setdefault(request.loop, []).append((request, answered))
-    for loop, group in by_loop.items():
-        _call(loop, _add_all, group)
+    call_on_loops(_add_all, ((item[0].loop, item) for item in answers.items()))
 
 
 def refuse(entries: Iterable[Entry], reason: RunnerError | None = None) -> None:
@@ -123,14 +123,6 @@ def refuse(entries: Iterable[Entry], reason: RunnerError | None = None) -> None:
 def _add_all(group: Sequence[tuple[PendingRequest, Answers]]) -> None:
     for request, answered in group:
         request.add_answers(answered)
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *values: object) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *values)
-    except RuntimeError:
-        # The caller's event loop is closed.
-        return
 
 
 @dataclass(slots=True, eq=False)

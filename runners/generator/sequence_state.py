@@ -10,6 +10,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from runners.core.event_loops import call_on_loops
 from runners.core.generation import Delta, FinishReason
 from runners.core.request_record import RequestRecord, current_record
 from runners.generator.beams import BeamRules, Beams, Hypothesis
@@ -212,16 +213,8 @@ def describe_beam(request: Request, vocabulary: Vocabulary, hypothesis: Hypothes
 
 def deliver(items: Sequence[tuple[Generation, Item]]) -> None:
     """Give the items of a step to their callers, with one call for each event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Item]]] = {}
-    for generation, item in items:
-        by_loop.setdefault(generation.loop, []).append((generation, item))
-    for loop, loop_items in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_put, loop_items)
-        except RuntimeError:
-            # The event loop is closed, so that nobody waits.
-            for generation, _ in loop_items:
-                generation.cancelled = True
+    for generation, _ in call_on_loops(_put, ((item[0].loop, item) for item in items)):
+        generation.cancelled = True
 
 
 def _put(items: Sequence[tuple[Generation, Item]]) -> None:
