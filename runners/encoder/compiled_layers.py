@@ -63,23 +63,26 @@ def compiled_layers(probe: Probe, forward: Forward) -> Iterator[None]:
     """
     torch.compiler.set_stance("default")
     try:
-        reason = compile_layers(probe, forward)
-        logger.log(logging.WARNING if reason.startswith("layers are not") else logging.INFO, "%s", reason)
+        is_compiled, reason = compile_layers(probe, forward)
+        logger.log(logging.INFO if is_compiled else logging.WARNING, "%s", reason)
         yield
     finally:
         torch.compiler.set_stance("eager_on_recompile")
 
 
-def compile_layers(probe: Probe, forward: Forward) -> str:
+def compile_layers(probe: Probe, forward: Forward) -> tuple[bool, str]:
     """Compile a model's repeated layers in place, if its scores stay right.
 
     Returns:
-        What was done and why, for the log.
+        Whether they are compiled, and why, for the log.
+
+    Raises:
+        torch.AcceleratorError: the GPU has failed.
     """
     model = probe.inputs.model
     layers = list(_find_layers(model))
     if forward.mode is not BatchMode.PACKED or not layers:
-        return "layers are not compiled: the model has none that are repeated, or its batches are not packed"
+        return False, "layers are not compiled: the model has none that are repeated, or its batches are not packed"
     if (folder := make_folder("inductor")) is not None:
         os.environ.setdefault(_CACHE_VARIABLE, str(folder))
     AttentionInterface.register(PACKED_ATTENTION, _exclude(packed_attention))
@@ -100,8 +103,8 @@ def compile_layers(probe: Probe, forward: Forward) -> str:
     except Exception as error:
         for layer in layers:
             layer._compiled_call_impl = None
-        return f"layers are not compiled: {probe.name} does not run so ({brief(error)})"
-    return f"{len(layers)} layers are compiled: {probe.name} gives the same ({difference:.0e})"
+        return False, f"layers are not compiled: {probe.name} does not run so ({brief(error)})"
+    return True, f"{len(layers)} layers are compiled: {probe.name} gives the same ({difference:.0e})"
 
 
 def _exclude(function: Callable[..., Any]) -> Callable[..., Any]:

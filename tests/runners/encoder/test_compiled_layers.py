@@ -80,7 +80,8 @@ def check_batches(case: ForwardCase) -> None:
 @pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert", "deberta-v2"])
 def test_no_batch_is_compiled_after_the_load(family: str, model_folder: ModelFolder) -> None:
     case = make_case(model_folder(family, TASK))
-    said = compile_layers(probe_stock(case), case.forward)
+    is_compiled, said = compile_layers(probe_stock(case), case.forward)
+    assert is_compiled, said
     assert said.startswith(f"{case.model.config.num_hidden_layers} layers are compiled"), said
     graphs = count_graphs()
     assert 0 < graphs <= 8
@@ -92,7 +93,8 @@ def test_no_batch_is_compiled_after_the_load(family: str, model_folder: ModelFol
 def test_the_default_compiler_gives_the_same(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_layers, "_BACKEND", "inductor")
     case = make_case(model_folder("bert", TASK))
-    said = compile_layers(probe_stock(case), case.forward)
+    is_compiled, said = compile_layers(probe_stock(case), case.forward)
+    assert is_compiled, said
     assert said.startswith("2 layers are compiled"), said
     graphs = count_graphs()
     check_batches(case)
@@ -165,7 +167,8 @@ def test_layers_stay_uncompiled_with_a_reason(
 
 def test_padded_models_are_not_compiled(model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder("deberta-v2", TASK, conv_kernel_size=3), TASK)
-    assert compile_layers(probe_stock(case), case.forward).startswith("layers are not compiled: ")
+    is_compiled, said = compile_layers(probe_stock(case), case.forward)
+    assert (is_compiled, said.startswith("layers are not compiled: ")) == (False, True)
     assert count_graphs() == 0
 
 
