@@ -84,10 +84,10 @@ def repeat_heads(rows: Tensor, dim: int, heads: int) -> Tensor:
         dim: the dimension of the heads.
         heads: of the queries.
     """
-    own = rows.shape[dim]
-    if own == heads:
+    key_heads = rows.shape[dim]
+    if key_heads == heads:
         return rows
-    shared = rows.unsqueeze(dim + 1).expand(*rows.shape[: dim + 1], heads // own, *rows.shape[dim + 1 :])
+    shared = rows.unsqueeze(dim + 1).expand(*rows.shape[: dim + 1], heads // key_heads, *rows.shape[dim + 1 :])
     # One head alone would only get a stride of 0.
     return shared.flatten(dim, dim + 1).contiguous()
 
