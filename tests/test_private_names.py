@@ -46,6 +46,13 @@ NAMES = [
     Private("kserve_storage.kserve_storage._parse_patterns_from_env", "runners/hosting/storage", "the patterns of files must mean what they mean to KServe"),
     Private("pip._vendor.packaging.requirements.Requirement", "tools", "a new virtual environment has no packaging of its own"),
     Private("sys._current_frames", "runners/core", "the traceback of one thread, without the values in it, has no public function"),
+    Private("torch._C", "runners/encoder", "PyTorch has the next names nowhere else"),
+    Private("torch._C._cuda_clearCublasWorkspaces", "runners/encoder", "cuBLAS's workspace keeps the memory of CUDA graphs, and no public function frees it"),
+    Private("torch._C._cuda_endAllocateToPool", "runners/encoder", "a CUDA graph that is invalid leaves the allocator recording"),
+    Private("torch._C._cuda_releasePool", "runners/encoder", "as above"),
+    Private("torch.nn.Module._compiled_call_impl", "runners/encoder", "no public function undoes `Module.compile`"),
+    Private("torch.ops.aten._efficient_attention_forward", "runners/encoder", "attention within each sequence has no public function in float32"),
+    Private("torch.ops.aten._flash_attention_forward", "runners/encoder", "`varlen_attn`, the public function, gets new arguments from release to release"),
     Private("torch.ops.mkl._mkl_linear", "runners/modeling", "PyTorch offers MKL's packed weights only to its compiler"),
     Private("torch.ops.mkl._mkl_reorder_linear_weight", "runners/modeling", "PyTorch offers MKL's packed weights only to its compiler"),
     Private("torch.ops.mkldnn._convolution_pointwise", "runners/modeling", "PyTorch offers oneDNN's packed convolutions only to its compiler"),
@@ -99,9 +106,17 @@ def exists(name: str) -> bool:
     found: Any = module
     for part in rest:
         if not hasattr(found, part):
-            return re.search(rf"\.{part}\b\s*(:[^=]+)?=[^=]", inspect.getsource(found)) is not None
+            return re.search(rf"\.{part}\b\s*(:[^=]+)?=[^=]|^def {part}\(", read_source(found), re.M) is not None
         found = getattr(found, part)
     return True
+
+
+def read_source(found: Any) -> str:
+    """The source of a module or class; of a module in C++ its types, which name what other builds of it have."""
+    path = Path(getattr(found, "__file__", ""))
+    if path.suffix == ".so":
+        return (path.parent / path.name.partition(".")[0] / "__init__.pyi").read_text()
+    return inspect.getsource(found)
 
 
 def import_module(name: str) -> tuple[Any, list[str]]:
