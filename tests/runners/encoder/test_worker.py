@@ -30,7 +30,7 @@ from runners.encoder.runner import EncoderRunner
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.transfers import PendingArray
 from tests.conftest import ModelFolder
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_until
 
 TEXTS = [f"text number {number} {'word ' * (number % 7)}" for number in range(40)]
 BUDGET = 256
@@ -245,12 +245,22 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     return launches
 
 
-async def test_the_next_batch_is_launched_before_results_are_read(runner: EncoderRunner, launches: Launches) -> None:
+async def test_the_next_batch_is_launched_before_results_are_read(
+    runner: EncoderRunner, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = [await classify(runner, [text]) for text in TEXTS]
     # A batch with nothing behind it is read at once.
     assert launches.events == [(event, number) for number in range(len(TEXTS)) for event in ("launched", "read")]
     launches.events.clear()
-    assert await classify(runner, TEXTS * 5) == [prediction for [prediction] in expected] * 5
+    texts, queue, run = TEXTS * 3, runner._model().queue, PackedForward.run
+
+    def run_with_all_waiting(forward: PackedForward, texts_: Sequence[TokenizedText]) -> tuple[torch.Tensor, list[int]]:
+        monkeypatch.setattr(PackedForward, "run", run)
+        wait_until(lambda: queue._waiting_texts + queue._running_texts == len(texts))
+        return run(forward, texts_)
+
+    monkeypatch.setattr(PackedForward, "run", run_with_all_waiting)
+    assert await classify(runner, texts) == [prediction for [prediction] in expected] * 3
     order = [number for event, number in launches.events if event == "read"]
     assert order == sorted(order)
     assert len(order) > 2
