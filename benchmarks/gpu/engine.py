@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from runners.core.device_thread import DeviceThread
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.forward_selection import select_forward
-from runners.encoder.graphs import GraphRecorder, record_graphs
+from runners.encoder.graphs import GraphCapturer, capture_graphs
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.probe import Probe
 from runners.encoder.queue import MAX_BATCH_TEXTS, BatchQueue
@@ -112,7 +112,7 @@ class Engine:
         """
         Args:
             model: on its device.
-            use_graphs: whether CUDA graphs are recorded; on a CPU there are none.
+            use_graphs: whether CUDA graphs are captured; on a CPU there are none.
             worker: runs the batches.
         """
         self.model = model
@@ -146,8 +146,8 @@ class Engine:
         self.forward, self.reason = select_forward(probe, "right")
         if self._use_graphs:
             longest = int(getattr(model.config, "max_position_embeddings", 512))
-            self.forward, said = record_graphs(
-                self.forward, probe, GraphRecorder(model.device), self._max_batch_tokens, MAX_BATCH_TEXTS, longest
+            self.forward, said = capture_graphs(
+                self.forward, probe, GraphCapturer(model.device), self._max_batch_tokens, MAX_BATCH_TEXTS, longest
             )
             self.reason += f"; {said}"
 

@@ -1,10 +1,10 @@
 """CUDA graphs of the packed forward pass.
 
 A batch of a few hundred tokens keeps a GPU busy for less time than Python needs to start its kernels, a dozen a layer.
-A graph is recorded once, and starts all of them in one call.
+A graph is captured once, and starts all of them in one call.
 
-A graph repeats what was recorded: kernels, sizes and addresses, and whatever Python has computed. So a graph is
-recorded for each of a series of sizes, and a batch runs in the first one that it fits into. All batches of a size have
+A graph repeats what was captured: kernels, sizes and addresses, and whatever Python has computed. So a graph is
+captured for each of a series of sizes, and a batch runs in the first one that it fits into. All batches of a size have
 one `Shape`, unused sequences are empty, and only the content of the input tensors differs. Each graph is compared with
 the forward pass in that shape, bit for bit, on two batches.
 """
@@ -45,32 +45,32 @@ _FEW_ROWS, _STEPS, _FINE_STEPS = 1024, 4, 8
 _invalid: list[torch.cuda.CUDAGraph] = []
 
 
-class Recorder(Protocol):
-    """Records what a function makes a device do."""
+class Capturer(Protocol):
+    """Captures what a function makes a device do."""
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Record a function that has run before.
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Capture a function that has run before.
 
         Returns:
             A function that repeats the work on the device's current stream, and the tensor that it writes each time.
         """
 
 
-class GraphRecorder:
-    """Records CUDA graphs, all of which share their memory: one runs at a time."""
+class GraphCapturer:
+    """Captures CUDA graphs, all of which share their memory: one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        # A wait invalidates a recording, and so much stays behind in PyTorch then that it must not come to that.
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        # A wait invalidates a capture, and so much stays behind in PyTorch then that it must not come to that.
         with _refusing_waits():
             compute()
         graph = torch.cuda.CUDAGraph()
         try:
-            # If a recording cannot be ended, `torch.cuda.graph` leaves its stream as the current one. Other threads
+            # If a capture cannot be ended, `torch.cuda.graph` leaves its stream as the current one. Other threads
             # may use the GPU meanwhile.
             with (
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),
@@ -93,7 +93,7 @@ class GraphRecorder:
         try:
             torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
         except RuntimeError:
-            # The recording has ended properly: the error is of the work that was recorded.
+            # The capture has ended properly: the error is of the work that was captured.
             return
         torch._C._cuda_releasePool(self._device.index, self._pool)
         _invalid.append(graph)
@@ -114,7 +114,7 @@ def _refusing_waits() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recording:
+class _CapturedGraph:
     """A graph and the memory that it reads and writes."""
 
     arrays: DeviceArrays
@@ -129,7 +129,7 @@ class _Recording:
 
 
 class GraphedForward(Forward):
-    """Runs batches as recorded graphs; those that fit into none as the forward pass that was recorded.
+    """Runs batches as captured graphs; those that fit into none as the forward pass that was captured.
 
     The scores of a batch are overwritten by the next batch, in the order of the device's stream.
     """
@@ -145,54 +145,54 @@ class GraphedForward(Forward):
         """
         self._forward = forward
         self._shapes = [*_list_shapes(max_rows, max_texts, max_length)]
-        self._recordings: dict[int, _Recording] = {}
+        self._graphs: dict[int, _CapturedGraph] = {}
         # All graphs write their scores here: each of its own would take gigabytes where a vocabulary is scored.
         self._scores: Tensor | None = None
 
     @property
     def count(self) -> int:
-        """How many graphs are recorded."""
-        return len(self._recordings)
+        """How many graphs are captured."""
+        return len(self._graphs)
 
-    def record(self, probe: Probe, recorder: Recorder) -> None:
-        """Record all graphs.
+    def capture(self, probe: Probe, capturer: Capturer) -> None:
+        """Capture all graphs.
 
         Raises:
-            Exception: the model cannot be recorded, or a graph gives other scores.
+            Exception: the model cannot be captured, or a graph gives other scores.
         """
         # The largest first: the others, and their scores, fit into its memory.
         for shape in reversed(self._shapes):
             give_way()
-            self._recordings[shape.rows] = self._record(shape, probe, recorder)
+            self._graphs[shape.rows] = self._capture(shape, probe, capturer)
 
-    def _record(self, shape: Shape, probe: Probe, recorder: Recorder) -> _Recording:
+    def _capture(self, shape: Shape, probe: Probe, capturer: Capturer) -> _CapturedGraph:
         texts = _fill(probe.texts, shape)
         first, second = (self._forward.lay_out(each, shape) for each in (texts, [*map(probe.replace, texts[::-1])]))
         device = probe.inputs.model.device
         expected = []
         for batch in (first, second):
-            # The first run of a shape may load kernels, which a recording cannot.
+            # The first run of a shape may load kernels, which a capture cannot.
             tensors = DeviceArrays(batch.arrays, device).tensors
             scores = self._forward.compute(batch, tensors, is_fixed=True)
             expected.append(scores[: sum(batch.counts)].clone())
         if self._scores is None:
             self._scores = torch.empty_like(scores)
         arrays, written = DeviceArrays(first.arrays, device), self._scores[: len(scores)]
-        replay, output = recorder.record(
+        replay, output = capturer.capture(
             lambda: written.copy_(self._forward.compute(first, arrays.tensors, is_fixed=True))
         )
-        recording = _Recording(arrays, replay, output)
+        graph = _CapturedGraph(arrays, replay, output)
         for batch, scores in zip((second, first), reversed(expected), strict=True):
-            if not torch.equal(recording.run(batch), scores):
-                raise ValueError(f"a graph of {shape.rows} rows gives other scores than what was recorded")
-        return recording
+            if not torch.equal(graph.run(batch), scores):
+                raise ValueError(f"a graph of {shape.rows} rows gives other scores than what was captured")
+        return graph
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         shape = self._find_shape(texts)
         if shape is None:
             return self._forward.run(texts)
         batch = self._forward.lay_out(texts, shape)
-        return self._recordings[shape.rows].run(batch), batch.counts
+        return self._graphs[shape.rows].run(batch), batch.counts
 
     def count_padding(self, texts: Sequence[TokenizedText]) -> int:
         shape = self._find_shape(texts)
@@ -200,7 +200,7 @@ class GraphedForward(Forward):
 
     def detach(self) -> None:
         """Free the graphs, and restore the model's own attention."""
-        self._recordings.clear()
+        self._graphs.clear()
         self._scores = None
         self._forward.detach()
 
@@ -211,10 +211,10 @@ class GraphedForward(Forward):
         return next((shape for shape in self._shapes[first:] if shape.holds(needed)), None)
 
 
-def record_graphs(
-    forward: Forward, probe: Probe, recorder: Recorder, max_rows: int, max_texts: int, max_length: int
+def capture_graphs(
+    forward: Forward, probe: Probe, capturer: Capturer, max_rows: int, max_texts: int, max_length: int
 ) -> tuple[Forward, str]:
-    """A forward pass that replays recorded graphs, if the given one can be recorded.
+    """A forward pass that replays captured graphs, if the given one can be captured.
 
     Returns:
         The forward pass to use, and what was done and why, for the log.
@@ -224,7 +224,7 @@ def record_graphs(
     graphed = GraphedForward(forward, max_rows, max_texts, max_length)
     try:
         with torch.inference_mode():
-            graphed.record(probe, recorder)
+            graphed.capture(probe, capturer)
     except Exception as error:
         reason = brief(error)
     else:

@@ -27,7 +27,7 @@ from runners.core.runner import RunnerDetails
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
 from runners.encoder.compiled_layers import compiled_layers
 from runners.encoder.forward import Forward, ModelInputs
-from runners.encoder.graphs import GraphRecorder, record_graphs
+from runners.encoder.graphs import GraphCapturer, capture_graphs
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.queue import MAX_BATCH_TEXTS, BatchQueue
 from runners.encoder.remote import RemoteForward
@@ -308,8 +308,8 @@ def _prepare_forward(
         if checkpoint.device.type == "cuda":
             max_batch_tokens = samples.find_batch_tokens(forward, max_batch_tokens, checkpoint.device)
         if checkpoint.device.type == "cuda" and not _forbids_graphs(task.arguments):
-            recorder = GraphRecorder(checkpoint.device)
-            forward, reason = record_graphs(forward, probe, recorder, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
+            capturer = GraphCapturer(checkpoint.device)
+            forward, reason = capture_graphs(forward, probe, capturer, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
             logger.info("%s", reason)
         samples.warm_up(model, forward)
     return forward, max_batch_tokens

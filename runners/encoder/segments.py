@@ -1,7 +1,7 @@
 """Which rows of a batch belong to which text, and reductions of each text's rows to one row.
 
 On a GPU, a reduction has as many kernels for one text as for many. It waits for nothing and copies nothing to the GPU,
-so that a CUDA graph can record it. There, one thread adds up a column of a text, in the order of the rows
+so that a CUDA graph can capture it. There, one thread adds up a column of a text, in the order of the rows
 (aten/src/ATen/native/cuda/SegmentReduce.cu): other texts change no bit. On a CPU, where `segment_reduce` is up to ten
 times slower, the texts are reduced one by one.
 """

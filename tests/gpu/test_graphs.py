@@ -1,4 +1,4 @@
-"""Recorded graphs beside the forward pass that was recorded."""
+"""Captured graphs beside the forward pass that was captured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.encoder.graphs import GraphedForward, GraphRecorder, Recorder, record_graphs
+from runners.encoder.graphs import Capturer, GraphCapturer, GraphedForward, capture_graphs
 from runners.encoder.packing import PackedForward, Shape
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.transfers import DeviceArrays
@@ -26,7 +26,7 @@ _MOST_TEXTS = 256
 class Repeater:
     """Computes again what it was given, where there are no graphs."""
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         output = compute().clone()
         return lambda: output.copy_(compute()), output  # type: ignore[return-value]
 
@@ -43,9 +43,9 @@ def test_a_replay_equals_the_eager_forward_pass(
     """In the shape of its graph, bit for bit; a batch alone has other shapes, and so other kernels."""
     case = make_case(family, task, dtype, device)
     assert isinstance(case.forward, PackedForward), case.reason
-    recorder: Recorder = GraphRecorder(device) if device.type == "cuda" else Repeater()
+    capturer: Capturer = GraphCapturer(device) if device.type == "cuda" else Repeater()
     longest, most = Sizes.of(device).longest, _MOST_ROWS[device.type]
-    graphed, said = record_graphs(case.forward, case.probe_used, recorder, most, _MOST_TEXTS, longest)
+    graphed, said = capture_graphs(case.forward, case.probe_used, capturer, most, _MOST_TEXTS, longest)
     if dtype == "float32" and family == "modernbert":
         # Its windows have other kernels for each batch.
         assert graphed is case.forward, said

@@ -1,6 +1,6 @@
-"""Recorded graphs of the packed forward pass: what is fixed, what may change, and what they answer.
+"""Captured graphs of the packed forward pass: what is fixed, what may change, and what they answer.
 
-A GPU's kernels and graphs are emulated: a replay computes again what was recorded, with the Python values of then and
+A GPU's kernels and graphs are emulated: a replay computes again what was captured, with the Python values of then and
 the tensors' content of now, as a CUDA graph does.
 """
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.encoder.graphs import GraphedForward, GraphRecorder, Recorder, record_graphs
+from runners.encoder.graphs import Capturer, GraphCapturer, GraphedForward, capture_graphs
 from runners.encoder.packing import PackedBatch, PackedForward, Shape
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.score_difference import TOLERANCES, measure_difference
@@ -24,13 +24,13 @@ from tests.emulated_gpu import HOPPER, TURING, emulate_gpu
 from tests.forwards import ForwardCase, attach_packed, run
 
 MAX_ROWS, MAX_TEXTS, MAX_LENGTH = 192, 24, 100
-RECORDED_TASKS = ["fill_mask", "sequence_classification", "text_embedding", "token_classification"]
+CAPTURED_TASKS = ["fill_mask", "sequence_classification", "text_embedding", "token_classification"]
 
 
 class Repeater:
-    """Repeats what it has recorded."""
+    """Repeats what it has captured."""
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         output = compute().clone()
 
         def replay() -> None:
@@ -45,17 +45,17 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-class Recorded:
+class Captured:
     """A model with its packed forward pass, and with the one that replays graphs of it."""
 
-    def __init__(self, folder: Path, task: str, recorder: Recorder | None = None, dtype: str = "float32") -> None:
+    def __init__(self, folder: Path, task: str, capturer: Capturer | None = None, dtype: str = "float32") -> None:
         self.case = ForwardCase(folder, task, dtype=dtype)
         # The probe runs the stock model.
         self.case.forward.detach()
         probe = self.case.probe()
         self.packed = attach_packed(self.case)
-        self.forward, self.reason = record_graphs(
-            self.packed, probe, recorder or Repeater(), MAX_ROWS, MAX_TEXTS, MAX_LENGTH
+        self.forward, self.reason = capture_graphs(
+            self.packed, probe, capturer or Repeater(), MAX_ROWS, MAX_TEXTS, MAX_LENGTH
         )
 
     def check(self, texts: list[TokenizedText]) -> None:
@@ -65,24 +65,24 @@ class Recorded:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-@pytest.mark.parametrize("task", RECORDED_TASKS)
+@pytest.mark.parametrize("task", CAPTURED_TASKS)
 def test_any_batch_equals_transformers(task: str, family: str, model_folder: ModelFolder) -> None:
     """In any order of sizes: what a batch leaves in the memory of its graph is of no consequence."""
-    recorded = Recorded(model_folder(family, task), task)
-    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    captured = Captured(model_folder(family, task), task)
+    assert isinstance(captured.forward, GraphedForward), captured.reason
     for seed, lengths in enumerate([[1], [100, 60, 32], [5, 3], [16], [17], [1] * 24, [30, 30, 30, 30, 30]]):
-        recorded.check(recorded.case.texts(lengths, seed))
+        captured.check(captured.case.texts(lengths, seed))
 
 
 def test_a_mean_head_reads_the_texts_of_each_batch(model_folder: ModelFolder) -> None:
     """A graph has the offsets of the texts as a tensor."""
     task = "sequence_classification"
-    recorded = Recorded(model_folder("modernbert", task, classifier_pooling="mean"), task, dtype="float16")
-    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    captured = Captured(model_folder("modernbert", task, classifier_pooling="mean"), task, dtype="float16")
+    assert isinstance(captured.forward, GraphedForward), captured.reason
     for seed, lengths in enumerate([[1], [60, 32, 7], [5, 3], [16], [2] * 24]):
-        texts = recorded.case.texts(lengths, seed)
-        for text, found in zip(texts, run(recorded.forward, texts), strict=True):
-            expected = recorded.case.expected(text)
+        texts = captured.case.texts(lengths, seed)
+        for text, found in zip(texts, run(captured.forward, texts), strict=True):
+            expected = captured.case.expected(text)
             assert measure_difference(found, expected) <= TOLERANCES[torch.float16]
 
 
@@ -97,10 +97,10 @@ def test_a_mean_head_reads_the_texts_of_each_batch(model_folder: ModelFolder) ->
 def test_a_batch_runs_in_the_least_graph_that_it_fits_into(
     lengths: list[int], padding: int, model_folder: ModelFolder
 ) -> None:
-    recorded = Recorded(model_folder("bert", "sequence_classification"), "sequence_classification")
-    texts = recorded.case.texts(lengths, seed=0)
-    assert recorded.forward.count_padding(texts) == padding
-    recorded.check(texts)
+    captured = Captured(model_folder("bert", "sequence_classification"), "sequence_classification")
+    texts = captured.case.texts(lengths, seed=0)
+    assert captured.forward.count_padding(texts) == padding
+    captured.check(texts)
 
 
 def test_graphs_start_few_thread_blocks_without_work(
@@ -118,7 +118,7 @@ def test_graphs_start_few_thread_blocks_without_work(
     probe, forward = case.probe(), PackedForward(case.inputs)
     forward.attach()
     monkeypatch.setattr(PackedForward, "lay_out", note)
-    graphed, reason = record_graphs(forward, probe, Repeater(), 1024, 256, 8192)
+    graphed, reason = capture_graphs(forward, probe, Repeater(), 1024, 256, 8192)
     assert isinstance(graphed, GraphedForward), reason
     assert all(shape.sequences * ceil(shape.longest / 128) <= 0.6 * shape.rows for shape in shapes)
 
@@ -128,7 +128,7 @@ def test_all_graphs_write_their_scores_to_one_place(task: str, model_folder: Mod
     places = set[int]()
 
     class Noting(Repeater):
-        def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
             output = compute()
             places.add(output.data_ptr())
 
@@ -137,24 +137,24 @@ def test_all_graphs_write_their_scores_to_one_place(task: str, model_folder: Mod
 
             return replay, output
 
-    recorded = Recorded(model_folder("bert", task), task, Noting())
-    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    captured = Captured(model_folder("bert", task), task, Noting())
+    assert isinstance(captured.forward, GraphedForward), captured.reason
     assert len(places) == 1
 
 
 def test_more_masks_than_rows_to_read_run_without_a_graph(model_folder: ModelFolder) -> None:
-    recorded = Recorded(model_folder("bert", "fill_mask"), "fill_mask")
-    [text] = recorded.case.texts([60], seed=0)
-    text.input_ids[:25] = recorded.case.mask
-    assert recorded.forward.count_padding([text]) == 0
-    recorded.check([text])
+    captured = Captured(model_folder("bert", "fill_mask"), "fill_mask")
+    [text] = captured.case.texts([60], seed=0)
+    text.input_ids[:25] = captured.case.mask
+    assert captured.forward.count_padding([text]) == 0
+    captured.check([text])
 
 
 class Changing(Repeater):
-    """A graph that gives other bits than what was recorded."""
+    """A graph that gives other bits than what was captured."""
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        replay, output = super().record(compute)
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        replay, output = super().capture(compute)
 
         def change() -> None:
             replay()
@@ -164,38 +164,38 @@ class Changing(Repeater):
 
 
 class Ignoring(Repeater):
-    """A graph that has recorded the first batch itself."""
+    """A graph that has captured the first batch itself."""
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         return lambda: None, compute().clone()
 
 
 class Refusing(Repeater):
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
 @pytest.mark.parametrize(
-    ("recorder", "reason"),
+    ("capturer", "reason"),
     [
-        (Changing(), "a graph of 192 rows gives other scores than what was recorded"),
-        (Ignoring(), "a graph of 192 rows gives other scores than what was recorded"),
+        (Changing(), "a graph of 192 rows gives other scores than what was captured"),
+        (Ignoring(), "a graph of 192 rows gives other scores than what was captured"),
         (Refusing(), "operation not permitted when stream is capturing"),
     ],
 )
-def test_a_graph_that_is_not_right_is_not_used(recorder: Recorder, reason: str, model_folder: ModelFolder) -> None:
-    recorded = Recorded(model_folder("bert", "sequence_classification"), "sequence_classification", recorder)
-    assert recorded.forward is recorded.packed
-    assert recorded.reason.startswith(f"no CUDA graphs: {reason}")
+def test_a_graph_that_is_not_right_is_not_used(capturer: Capturer, reason: str, model_folder: ModelFolder) -> None:
+    captured = Captured(model_folder("bert", "sequence_classification"), "sequence_classification", capturer)
+    assert captured.forward is captured.packed
+    assert captured.reason.startswith(f"no CUDA graphs: {reason}")
 
 
 class EmulatedStreams:
-    """A GPU's current stream, its recordings, and the allocator's list of them, as PyTorch's sources have them.
+    """A GPU's current stream, its captures, and the allocator's list of them, as PyTorch's sources have them.
 
     Attributes:
         current: the current stream.
         is_waiting: whether the model waits for the GPU.
-        recordings: pools of the recordings that have begun and not ended; with one the allocator frees no memory.
+        captures: pools of the captures that have begun and not ended; with one the allocator frees no memory.
     """
 
     default, side, pool, device = "default", "side", (0, 1), torch.device("cuda", 1)
@@ -204,7 +204,7 @@ class EmulatedStreams:
         self.current = self.default
         self.is_waiting = is_waiting
         self.mode: object = 0
-        self.recordings: list[tuple[int, object]] = []
+        self.captures: list[tuple[int, object]] = []
         self.released: list[tuple[int, object]] = []
         # Of cuBLAS, by the stream that was current.
         self.workspaces = set[str]()
@@ -213,12 +213,12 @@ class EmulatedStreams:
         class Graph:
             def capture_begin(self, pool: object, **_: object) -> None:
                 assert streams.current == streams.side
-                streams.recordings.append((1, pool))
+                streams.captures.append((1, pool))
 
             def capture_end(self) -> None:
                 if streams.is_waiting:
                     raise RuntimeError("operation failed due to a previous error during capture")
-                streams.recordings.pop()
+                streams.captures.pop()
 
             def replay(self) -> None:
                 assert streams.current == streams.default
@@ -251,81 +251,81 @@ class EmulatedStreams:
         self.mode = mode
 
     def end(self, device: int, pool: object) -> None:
-        if (device, pool) not in self.recordings:
-            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
-        self.recordings.remove((device, pool))
+        if (device, pool) not in self.captures:
+            raise RuntimeError("endAllocatePool: not currently capture to mempool_id")
+        self.captures.remove((device, pool))
 
     def compute(self) -> Tensor:
         if self.is_waiting and self.mode == "error":
             raise RuntimeError("called a synchronizing CUDA operation")
-        if self.is_waiting and self.recordings:
+        if self.is_waiting and self.captures:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.workspaces.add(self.current)
         return torch.zeros(1)
 
 
-def test_a_model_that_waits_for_the_gpu_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait invalidates the recording; neither the stream nor the allocator's list would be restored then."""
+def test_a_model_that_waits_for_the_gpu_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait invalidates the capture; neither the stream nor the allocator's list would be restored then."""
     streams = EmulatedStreams(monkeypatch, is_waiting=True)
     with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
-        GraphRecorder(streams.device).record(streams.compute)
-    assert (streams.current, streams.mode, streams.recordings) == (streams.default, 0, [])
+        GraphCapturer(streams.device).capture(streams.compute)
+    assert (streams.current, streams.mode, streams.captures) == (streams.default, 0, [])
 
 
-def test_an_invalid_recording_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_capture_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What PyTorch's debug mode does not find, such as a copy from memory that is not pinned."""
     streams = EmulatedStreams(monkeypatch, is_waiting=True)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda _: None)
     with pytest.raises(RuntimeError, match="a previous error during capture"):
-        GraphRecorder(streams.device).record(streams.compute)
-    assert (streams.current, streams.recordings) == (streams.default, [])
+        GraphCapturer(streams.device).capture(streams.compute)
+    assert (streams.current, streams.captures) == (streams.default, [])
     assert streams.released == [(1, streams.pool)]
 
 
-def test_an_error_of_the_model_ends_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph itself releases the memory of a recording that has ended."""
+def test_an_error_of_the_model_ends_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph itself releases the memory of a capture that has ended."""
     streams = EmulatedStreams(monkeypatch, is_waiting=False)
 
     def compute() -> Tensor:
-        if streams.recordings:
+        if streams.captures:
             raise ValueError("no memory")
         return torch.zeros(1)
 
-    recorder = GraphRecorder(streams.device)
+    capturer = GraphCapturer(streams.device)
     with pytest.raises(ValueError, match="no memory"):
-        recorder.record(compute)
-    assert (streams.current, streams.recordings, streams.released) == (streams.default, [], [])
-    replay, _ = recorder.record(streams.compute)
+        capturer.capture(compute)
+    assert (streams.current, streams.captures, streams.released) == (streams.default, [], [])
+    replay, _ = capturer.capture(streams.compute)
     replay()
 
 
-def test_no_workspace_of_a_recording_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_workspace_of_a_capture_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the memory of the graphs, which could not be freed when the model is unloaded."""
     streams = EmulatedStreams(monkeypatch, is_waiting=False)
-    GraphRecorder(streams.device).record(streams.compute)
+    GraphCapturer(streams.device).capture(streams.compute)
     assert streams.side not in streams.workspaces
 
 
-def test_windows_are_recorded_in_sixteen_bits_only(model_folder: ModelFolder) -> None:
+def test_windows_are_captured_in_sixteen_bits_only(model_folder: ModelFolder) -> None:
     folder, task = model_folder("modernbert", "token_classification"), "token_classification"
-    assert Recorded(folder, task).reason == (
+    assert Captured(folder, task).reason == (
         "no CUDA graphs: attention with this window or bias has other kernels for each batch"
     )
-    recorded = Recorded(folder, task, dtype="bfloat16")
-    assert isinstance(recorded.forward, GraphedForward), recorded.reason
-    texts = recorded.case.texts([70, 9, 33], seed=0)
-    found = [rows.clone() for rows in run(recorded.forward, texts)]
+    captured = Captured(folder, task, dtype="bfloat16")
+    assert isinstance(captured.forward, GraphedForward), captured.reason
+    texts = captured.case.texts([70, 9, 33], seed=0)
+    found = [rows.clone() for rows in run(captured.forward, texts)]
     for rows, text in zip(found, texts, strict=True):
-        assert measure_difference(rows, recorded.case.expected(text)) <= TOLERANCES[torch.bfloat16]
+        assert measure_difference(rows, captured.case.expected(text)) <= TOLERANCES[torch.bfloat16]
 
 
 @pytest.mark.parametrize("gpu", [TURING], indirect=True)
-def test_an_older_gpu_records_graphs_too(model_folder: ModelFolder) -> None:
+def test_an_older_gpu_captures_graphs_too(model_folder: ModelFolder) -> None:
     folder = model_folder("bert", "sequence_classification")
-    recorded = Recorded(folder, "sequence_classification", dtype="float16")
-    assert recorded.reason == "10 CUDA graphs, of up to 192 tokens"
+    captured = Captured(folder, "sequence_classification", dtype="float16")
+    assert captured.reason == "10 CUDA graphs, of up to 192 tokens"
 
 
-def test_scores_pooled_in_parts_are_not_recorded(model_folder: ModelFolder) -> None:
-    recorded = Recorded(model_folder("bert", "sparse_embedding"), "sparse_embedding")
-    assert recorded.reason == "no CUDA graphs: the kernels of a batch depend on its texts"
+def test_scores_pooled_in_parts_are_not_captured(model_folder: ModelFolder) -> None:
+    captured = Captured(model_folder("bert", "sparse_embedding"), "sparse_embedding")
+    assert captured.reason == "no CUDA graphs: the kernels of a batch depend on its texts"
