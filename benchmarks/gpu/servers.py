@@ -66,7 +66,8 @@ def _measure_all(setting: Setting, folder: Path, texts: list[str]) -> None:
     loads = _LOADS[:2] if setting.is_quick else _LOADS
     dtype = "float16" if setting.device.type == "cuda" else "float32"
     workers = (1,) if setting.is_quick else (1, 2, 4)
-    sides = {_name_workers(count): _this_server(folder, dtype, count) for count in workers}
+    gpus = torch.cuda.device_count() if setting.device.type == "cuda" else 0
+    sides = {_name_workers(count): _this_server(folder, dtype, count, gpus) for count in workers}
     sides |= _list_others(folder, setting.device)
     with contextlib.ExitStack() as running:
         urls: dict[str, str] = {}
@@ -111,10 +112,16 @@ def _name_workers(count: int) -> str:
     return f"this server, {count} worker{'s' * (count > 1)}"
 
 
-def _this_server(folder: Path, dtype: str, workers: int) -> _Side:
+def _this_server(folder: Path, dtype: str, workers: int, gpus: int) -> _Side:
+    """
+    Args:
+        gpus: those of this machine that it may use; each worker runs on one.
+    """
     from benchmarks.run import serve_words
 
     words = [*serve_words(folder, dtype), "--arg=task=text_embedding", f"--arg=workers={workers}"]
+    # The bentofile of the source tree keeps models off GPUs.
+    words.append(f"--arg=gpu={min(workers, gpus)}")
     return _Side(words, "/v2/health/ready")
 
 
