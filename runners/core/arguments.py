@@ -82,7 +82,7 @@ class Arguments(
                 "name the origins"
             )
         if self.gpu_type and self.gpu == 0:
-            raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
+            raise ValueError("gpu_type says which GPU, but gpu is 0: leave gpu_type out, or set gpu to 1 or more")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from runners.core.garbage import collect_unloaded
 
 if TYPE_CHECKING:
     from runners.core.arguments import Arguments
+
+logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
@@ -27,12 +30,16 @@ def choose_device(arguments: Arguments, position: int) -> torch.device:
     Raises:
         ArgumentsError: PyTorch cannot use the GPUs that the arguments ask for.
     """
-    if arguments.gpu == 0:
-        return CPU
     with warnings.catch_warnings():
         # PyTorch warns of a driver that it cannot use, in several lines.
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if arguments.gpu == 0:
+        if count:
+            logger.info(
+                "gpu is 0, so the GPUs that PyTorch sees are not used; --gpu=1 overrides that of a bentofile.yaml"
+            )
+        return CPU
     if count < (arguments.gpu or bool(arguments.gpu_type)):
         asked = f"gpu is {arguments.gpu}" if arguments.gpu else f"gpu_type is {arguments.gpu_type}"
         reason = f"PyTorch sees {count} only" if count else f"PyTorch can use none: {_find_reason()}"

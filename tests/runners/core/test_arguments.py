@@ -119,7 +119,7 @@ def test_environment_names_every_argument() -> None:
         ({"gpu": "1", "gpu_type": "nvidia-l4", "return_probabilities": "1", "return_raw_logits": "yes"}, {},
          "return_probabilities and return_raw_logits exclude each other: set one of them"),
         ({}, {"RUNTIME_COMMAND_LINE": "--task=x"}, "RUNTIME_COMMAND_LINE is for launch.py alone: set RUNTIME_ARGS"),
-        ({"gpu": 0, "gpu_type": "nvidia-l4"}, {}, "gpu_type says which GPU, but gpu is 0"),
+        ({"gpu": 0, "gpu_type": "nvidia-l4"}, {}, "gpu_type says which GPU, but gpu is 0: leave gpu_type out, or set gpu to 1"),
         ({"predictor_protocol": "v1"}, {}, "argument predictor_protocol (from the command line) is 'v1': V1 cannot carry tensors;"),
         ({"predictor_host": "http://triton:8000"}, {}, "argument predictor_host (from the command line) is 'http://triton:8000': it must be host:port, without"),
         ({"predictor_host": "triton:8000/v2"}, {}, "argument predictor_host (from the command line) is 'triton:8000/v2': it must be host:port, without"),
