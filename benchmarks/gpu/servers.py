@@ -120,7 +120,7 @@ def _this_server(folder: Path, dtype: str, workers: int, gpus: int) -> _Side:
     from benchmarks.run import serve_words
 
     words = [*serve_words(folder, dtype), "--arg=task=text_embedding", f"--arg=workers={workers}"]
-    # The bentofile of the source tree keeps models off GPUs.
+    # A server that cannot use the GPU is not to be compared.
     words.append(f"--arg=gpu={min(workers, gpus)}")
     return _Side(words, "/v2/health/ready")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import bentoml
@@ -13,7 +14,7 @@ from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration
 from runners.hosting.image import create_image
 from runners.hosting.operator_settings import OperatorSettings
-from runners.hosting.process import is_worker
+from runners.hosting.process import is_parent, is_worker
 from runners.hosting.resources import resolve_workers
 from runners.hosting.storage.declarations import localize_declarations
 from runners.hosting.tls import resolve_ssl
@@ -30,6 +31,8 @@ def read_service_configuration(settings: OperatorSettings, in_bento: bool) -> Co
         ArgumentsError: an argument is unknown or wrong, or a file cannot be read.
     """
     bentoml_arguments = vars(bentoml.use_arguments())
+    if not in_bento and (is_parent() or is_worker()):
+        bentoml_arguments = _drop_gpus_of_bentofile(bentoml_arguments)
     command_line, bento_arguments = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
 
     def read(workers: int) -> Configuration:
@@ -44,6 +47,14 @@ def read_service_configuration(settings: OperatorSettings, in_bento: bool) -> Co
     configuration = read(1)
     workers = configuration.arguments.workers
     return configuration if settings.to_arguments(workers) == settings.to_arguments() else read(workers)
+
+
+def _drop_gpus_of_bentofile(bentoml_arguments: Mapping[str, object]) -> dict[str, object]:
+    """Without the `gpu: 0` of the bentofile of a source tree: it is for the Bento that is built from it.
+
+    The values of `--arg` are text, so that `--arg gpu=0` holds.
+    """
+    return {name: value for name, value in bentoml_arguments.items() if (name, value) != ("gpu", 0)}
 
 
 def configure_service(arguments: Arguments) -> dict[str, Any]:

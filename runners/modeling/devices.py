@@ -36,9 +36,7 @@ def choose_device(arguments: Arguments, position: int) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if arguments.gpu == 0:
         if count:
-            logger.info(
-                "gpu is 0, so the GPUs that PyTorch sees are not used; --gpu=1 overrides that of a bentofile.yaml"
-            )
+            logger.info("gpu is 0, so the GPUs that PyTorch sees are not used")
         return CPU
     if count < (arguments.gpu or bool(arguments.gpu_type)):
         asked = f"gpu is {arguments.gpu}" if arguments.gpu else f"gpu_type is {arguments.gpu_type}"

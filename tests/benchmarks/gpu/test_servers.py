@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-import yaml
 
 from benchmarks import run
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.parts import Setting
 from benchmarks.gpu.servers import measure_servers
 from runners.core.argument_sources import read_configuration
-from tests.servers import ROOT
 
 
 class FoundError(Exception):
@@ -33,6 +31,4 @@ def test_a_server_runs_on_the_gpu_although_the_source_tree_asks_for_none(
     with pytest.raises(FoundError) as raised:
         measure_servers(setting)
     options = [word.removeprefix("--arg=").split("=", 1) for word in raised.value.args if word.startswith("--arg=")]
-    # BentoML's arguments on a command line replace those of the bentofile.
-    arguments = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["args"] | dict(options)
-    assert read_configuration({}, {}, arguments).arguments.gpu == expected
+    assert read_configuration({}, {}, dict(options)).arguments.gpu == expected
