@@ -316,7 +316,9 @@ def deaths_in(server: ServerProcess) -> int:
 def test_a_stuck_model_makes_the_server_not_live(start: Start, tmp_path: Path, generates: bool) -> None:
     """A batch of an encoder, or a step of a generator with a long prompt."""
     folder = save_generator(tmp_path / "llama", "llama", max_position_embeddings=20_000) if generates else MINILM
-    server = start(f"--model_dir={folder}", "--backend=huggingface", "--watchdog_seconds=1", MANY_TOKENS)
+    # An encoder's first batch has few texts, and takes less than 3 s on a busy machine, too.
+    seconds = 1 if generates else 3
+    server = start(f"--model_dir={folder}", "--backend=huggingface", f"--watchdog_seconds={seconds}", MANY_TOKENS)
     server.wait_until("/readyz", 200)
     texts = {"instances": ["word " * 16_000], "parameters": {"max_tokens": 1}}
     body = texts if generates else {"instances": ["word " * 500] * 128}
