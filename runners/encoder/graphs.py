@@ -11,7 +11,6 @@ the forward pass in that shape, bit for bit, on two batches.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +31,6 @@ from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.transfers import DeviceArrays
 from runners.modeling.device_failures import free_memory
-
-logger = logging.getLogger(__name__)
 
 _LEAST_ROWS = 16
 # A kernel of attention starts a thread block for each text and part of the longest text that there may be, most of them
