@@ -15,7 +15,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from runners.core.device_thread import give_way
 from runners.core.errors import brief
 from runners.encoder.batch_mode import BatchMode
+from runners.encoder.batch_trial import cut_text
 from runners.encoder.forward import Forward, TokenSelection
 from runners.encoder.packing import PackedBatch, PackedForward, Shape
 from runners.encoder.probe import Probe
@@ -252,7 +253,7 @@ def _fill(texts: Sequence[TokenizedText], shape: Shape) -> list[TokenizedText]:
             break
         kept = min(room, shape.longest)
         if len(text.input_ids) > kept:
-            text = replace(text, input_ids=text.input_ids[:kept], token_type_ids=text.token_type_ids[:kept])
+            text = cut_text(text, kept)
         filled.append(text)
         room -= len(text.input_ids)
     return filled
