@@ -52,7 +52,9 @@ def servers(
     home: Path, model_folder: ModelFolder, generator_folder: GeneratorFolder
 ) -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """An encoder with two workers and padded batches, and a generator that started later with the same BENTOML_HOME."""
-    encoder = start(home, model_folder("deberta-v2", "text_embedding"), "workers=2", "max_client_batch_size=8")
+    # DeBERTa with a convolution is not packed.
+    folder = model_folder("deberta-v2", "text_embedding", conv_kernel_size=3)
+    encoder = start(home, folder, "workers=2", "max_client_batch_size=8")
     generator = None
     try:
         encoder.wait_until("/v2/health/ready", 200)
@@ -209,7 +211,13 @@ def test_a_queue(servers: tuple[ServerProcess, ServerProcess]) -> None:
     body = {**prompts, "n": 16, "max_tokens": 50, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(httpx.post, f"{server.url}/v1/completions", json=body, timeout=60)
-        samples = wait_for(server, lambda samples: 0 < value(samples, "runtime_waiting_texts") < 256)
+        # The outputs begin to wait, and then the first of them run.
+        samples = wait_for(
+            server,
+            lambda samples: (
+                0 < value(samples, "runtime_waiting_texts") < 256 and value(samples, "runtime_running_texts") > 0
+            ),
+        )
         assert asked.result().status_code == 200
     assert value(samples, "runtime_waiting_tokens") % 3 == 0
     assert 0 < value(samples, "runtime_waiting_tokens") <= 3 * 256

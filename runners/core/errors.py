@@ -140,7 +140,7 @@ class EngineDeadError(RunnerError):
 
     @classmethod
     def of_server(cls) -> EngineDeadError:
-        """The error of requests that wait when an engine of this process dies."""
+        """The error of requests that wait when an engine of this process dies, and of those that come after."""
         return cls("the engine has died: the server stops")
 
 

@@ -164,7 +164,7 @@ class GeneratorRunner:
         if self._engine is None:
             raise ModelNotReadyError.of_model(self.name)
         if self._engine.failed:
-            raise EngineDeadError("the engine that ran the model has died")
+            raise EngineDeadError.of_server()
         return self._engine
 
     async def load(self) -> None:

@@ -206,7 +206,7 @@ class VllmEngine:
                 async for output in outputs:
                     yield reader.read(output)
         except VllmDeadError as error:
-            raise EngineDeadError("the engine that ran the model has died") from error
+            raise EngineDeadError.of_server() from error
         except QueueOverflowError as error:
             raise OverloadedError(str(error), _RETRY_SECONDS) from error
         except (VLLMClientError, ValueError) as error:
