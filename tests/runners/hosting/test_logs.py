@@ -6,18 +6,20 @@ from collections.abc import Iterator
 import pytest
 
 from runners.core.log_settings import LogSettings
-from runners.hosting.logs import ServerLog
+from runners.hosting.logs import _ARGUMENT_LOGGERS, ServerLog
 
 _PACKAGES = ("runners", "protocol")
 
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (*_PACKAGES, "bentoml")]
+    loggers = [logging.getLogger(name) for name in ("bentoml", "service", *_PACKAGES, *_ARGUMENT_LOGGERS)]
     before = [(logger.level, logger.handlers, logger.propagate) for logger in loggers]
     yield
     for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
-        logger.level, logger.handlers, logger.propagate = level, handlers, propagate
+        logger.handlers, logger.propagate = handlers, propagate
+        # Beside what the attribute says, loggers remember which levels are enabled.
+        logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
