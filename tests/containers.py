@@ -32,6 +32,8 @@ def find_first_process(pid: int) -> psutil.Process:
 
 
 def _holds_sigterm(pid: int) -> bool:
-    """Whether a process has blocked or caught SIGTERM."""
+    """Whether a process has blocked or caught SIGTERM; `unshare` blocks it too, for a moment, before it is replaced."""
+    if Path(f"/proc/{pid}/comm").read_text() == "unshare\n":
+        return False
     masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)

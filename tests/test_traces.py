@@ -285,7 +285,8 @@ def test_a_predictors_spans_belong_to_the_same_trace(
 
 def test_several_workers(collector: Collector, start: Start, model_folder: ModelFolder) -> None:
     """Each has a provider of its own, and exports its last spans when it ends."""
-    environment = collector.environment() | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    # Until then nothing is exported; the queue holds all spans.
+    environment = collector.environment() | {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     folder = model_folder("bert", "sequence_classification")
     server = start(environment, f"model_dir={folder}", "workers=2")
     expected: set[str] = set()

@@ -198,7 +198,9 @@ def test_failures_are_logged_when_they_begin_and_end(caplog: pytest.LogCaptureFi
     log.emit(opentelemetry_record)
     results = [exporter.export([]) for _ in range(7)]
     assert results == [works, fails, fails, fails, works, works, fails]
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+    # Exporters of the tests before may still log.
+    records = [record for record in caplog.records if not record.name.startswith("opentelemetry")]
+    assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == [
         "traces are lost, as http://c does not take them: code 14",
         "http://c takes traces again",
         "traces are lost, as http://c does not take them: ValueError: odd",
