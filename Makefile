@@ -271,13 +271,21 @@ $(SUITE)/fetched: tests/vllm_suite/fetch.py | $(VENV)/installed
 	$(PYTHON) -m tools.requirements extra cuda | xargs -I {} $(PYTHON) -m tests.vllm_suite.fetch {} $(SUITE)
 	@touch $@
 
-# Prometheus and two proxies for the tests, from Debian's packages, with the libraries that may not be installed; tests of
-# what is missing are skipped.
-DEBIAN_PROGRAMS := prometheus nginx haproxy liblua5.3-0 libopentracing1 libopentracing-c-wrapper0
+# Prometheus, two proxies and a browser for the tests, from Debian's packages, with the libraries that may not be
+# installed; tests of what is missing are skipped.
+DEBIAN_PROGRAMS := prometheus nginx haproxy liblua5.3-0 libopentracing1 libopentracing-c-wrapper0 chromium
 debian-programs: $(DEBIAN_PROGRAMS:%=$(DEBIAN)/%)
 $(DEBIAN)/%:
 	@mkdir -p $(DEBIAN)
 	cd $(DEBIAN) && apt-get download --quiet $* && dpkg -x $*_*.deb . && rm $*_*.deb && touch $*
+
+# Chromium needs some hundred packages: those that this machine has, in whatever version, are left out. With fonts, so that
+# a page looks the same on every machine.
+$(DEBIAN)/chromium:
+	@rm -rf $(DEBIAN)/packages && mkdir -p $(DEBIAN)/packages
+	cd $(DEBIAN)/packages && apt-get --simulate install --no-install-recommends chromium > plan && \
+		apt-get download --quiet fonts-dejavu-core fonts-inter $$(awk '$$1 == "Inst" && $$3 !~ /^\[/ { print $$2 }' plan)
+	cd $(DEBIAN) && ls packages/*.deb | xargs -I {} dpkg -x {} . && rm -r packages && touch chromium
 
 # A server for comparison, with this server's version of torch, which a machine with CPU wheels has.
 $(VENV)-infinity/installed:
