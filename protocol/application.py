@@ -21,6 +21,7 @@ from protocol.http.middleware.allowed_methods import ReportAllowedMethods
 from protocol.http.middleware.cors import Cors
 from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
+from protocol.http.routing import find_endpoint
 from protocol.huggingface import openapi as huggingface_document
 from protocol.huggingface import routes as huggingface
 from protocol.kserve_v1 import openapi as kserve_v1_document
@@ -31,6 +32,7 @@ from protocol.open_inference import routes as open_inference
 from protocol.openai import openapi as openai_document
 from protocol.openai import routes as openai
 from protocol.openapi import document as openapi
+from protocol.playground import routes as playground
 from protocol.shared_routes import share_routes
 from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
@@ -38,6 +40,7 @@ from protocol.weaviate import openapi as weaviate_document
 from protocol.weaviate import routes as weaviate
 from runners.core.arguments import Arguments
 from runners.core.models import Models
+from runners.core.probe_paths import ROOT_PATH
 from runners.core.request_metrics import count_request
 from runners.core.request_record import add_observer
 
@@ -85,6 +88,9 @@ def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     by_protocol = {name: routes(context) for name, routes, _ in PROTOCOLS}
     # First, because a flood of probes must cost little.
     server_routes = [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)]
+    if context.arguments.enable_playground:
+        alive = find_endpoint(by_protocol["kserve_v1"], ROOT_PATH)
+        server_routes += playground.routes(context.models, alive, "kserve_v1")
     by_protocol = {SERVER: [*server_routes, *share_routes(by_protocol, context.arguments)], **by_protocol}
     others = [route for routes in by_protocol.values() for route in routes]
     return {"vertex": vertex.routes(context, others), **by_protocol}

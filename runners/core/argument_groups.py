@@ -209,6 +209,11 @@ class ServerArguments(ArgumentGroup):
     enable_repository: bool = Field(
         False, description="clients may load and unload models through the repository API even if no key is set"
     )
+    enable_playground: bool = Field(
+        True,
+        description="the server has a page that tries its models in a browser, at `/playground` and, for browsers, at "
+        "`/` ([docs/how-to/playground.md](docs/how-to/playground.md))",
+    )
     enable_grpc: bool = Field(True, description="the server also serves the Open Inference Protocol over gRPC")
     grpc_port: int = Field(8081, ge=1, le=65535, description="the server listens on this port for gRPC")
     grpc_max_send_message_length: int = Field(

@@ -80,7 +80,7 @@ def test_environment_names_every_argument() -> None:
         "predictor_protocol": "grpc-v2", "predictor_use_ssl": True, "predictor_request_timeout_seconds": 7.5,
         "predictor_request_retries": 2, "enable_predictor_health_check": True, "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
-        "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
+        "enable_playground": False, "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
         "root_path": "/models/ner", "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
         "matmul_precision": "high", "compile_layers": True,
         "api_key": ("a", "b"), "api_key_file": "/keys", "admin_api_key": ("c",), "admin_api_key_file": "/admins",

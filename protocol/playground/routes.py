@@ -1,0 +1,52 @@
+"""The playground: one page that tries the models of this server in a browser, at `/playground` and at the root.
+
+The page holds nothing of the server, so that it needs no key. It calls the server as any other client does, and asks
+for a key where that is needed.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.routing import Endpoint
+from protocol.playground.accept import prefers_page
+from protocol.playground.page import load_page
+from runners.core.models import Models
+from runners.core.probe_paths import ROOT_PATH
+from runners.core.request_record import current_record
+
+PATH = "/playground"
+
+
+def routes(models: Models, alive: Endpoint, protocol: str) -> list[Route]:
+    """The page's own path, and the root, where browsers get the page and other clients what they got before.
+
+    Args:
+        alive: answers GET at the root to clients that are no browsers.
+        protocol: that of `alive`, as records of requests name it.
+    """
+
+    async def show(request: Request) -> Response:
+        page = load_page()
+        if page.headers["etag"] in _list_tags(request):
+            return Response(status_code=304, headers=page.headers)
+        return Response(page.body, headers=page.headers, media_type="text/html")
+
+    async def negotiate(request: Request) -> Response:
+        # A probe may say that it accepts pages: a server that is stuck tells everybody.
+        if models.live and prefers_page(",".join(request.headers.getlist("accept"))):
+            response = await show(request)
+        else:
+            if (record := current_record.get()) is not None:
+                record.locate(protocol, ROOT_PATH)
+            response = await alive(request)
+        response.headers["vary"] = "Accept"
+        return response
+
+    return [Route(PATH, show), Route(ROOT_PATH, negotiate)]
+
+
+def _list_tags(request: Request) -> list[str]:
+    return [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]

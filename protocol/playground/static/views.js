@@ -1,0 +1,63 @@
+// The registry of views. A view is a way to use a model; each is one file in views/, which calls `registerView`.
+
+const VIEWS = [];
+
+/**
+ * @typedef {object} View
+ * @property {string} id its name in the page's address
+ * @property {string} title
+ * @property {string[]} tasks the tasks of the models that it is for
+ * @property {string[]} [others] the tasks of models that can do it too
+ * @property {(model: object) => Panel} create makes its panel for a model
+ *
+ * @typedef {object} Panel
+ * @property {Element[]} fields what the user fills in
+ * @property {() => {path: string, body: object}} read the request of the fields; throws FieldError
+ * @property {(answer: object, request: object) => Shown} show what is shown of an answer that came as a whole
+ * @property {(request: object) => Stream} [open] for answers that come in pieces, instead of `show`
+ * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not tell
+ * @property {string} [action] the label of the button that sends
+ *
+ * @typedef {object} Shown
+ * @property {Element[]} content
+ * @property {string} summary one sentence, which screen readers say
+ *
+ * @typedef {object} Stream
+ * @property {Element[]} content
+ * @property {(event: object) => void} take changes the content by an event
+ * @property {(isWhole: boolean) => string} close called at the end, or when the user stops; returns the summary
+ */
+
+/** @param {View} view */
+function registerView(view) {
+  VIEWS.push(view);
+}
+
+/** The views for a model; first those that are for its task. */
+function listViews(model) {
+  return [
+    ...VIEWS.filter((view) => view.tasks.includes(model.task)),
+    ...VIEWS.filter((view) => view.others?.includes(model.task)),
+  ];
+}
+
+/** An input that cannot be sent; `control` gets the focus. */
+class FieldError extends Error {
+  constructor(message, control) {
+    super(message);
+    this.control = control;
+  }
+}
+
+/** The text in a control. @throws FieldError if it is empty */
+function readText(control, name) {
+  if (control.value.trim() === "") throw new FieldError(`${name} is empty.`, control);
+  return control.value;
+}
+
+/** The number in a control; undefined if it is empty. @throws FieldError if it is none, or not in the control's range */
+function readNumber(control, name) {
+  if (control.value.trim() === "" && control.validity.valid) return undefined;
+  if (!control.validity.valid) throw new FieldError(`${name}: ${control.validationMessage}`, control);
+  return Number(control.value);
+}

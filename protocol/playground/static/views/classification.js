@@ -1,0 +1,41 @@
+registerView({
+  id: "classification",
+  title: "Classify",
+  tasks: ["sequence_classification"],
+  others: ["text_ranking", "zero_shot_classification"],
+
+  create(model) {
+    const text = textArea("I love this. It works, and it is fast.");
+    const pair = textArea("", { rows: 2 });
+    const scoring = dropDown([
+      ["", "the model's own"],
+      ["softmax", "softmax: classes exclude each other"],
+      ["sigmoid", "sigmoid: each class on its own"],
+      ["none", "none: the model's raw scores"],
+    ]);
+    const needsPair = model.task !== "sequence_classification";
+    if (needsPair) pair.value = "This is praise.";
+    const pairField = field("Second text", pair, needsPair ? null : "Only for models that compare two texts");
+
+    return {
+      fields: [
+        field("Text", text),
+        needsPair ? pairField : null,
+        options(needsPair ? null : pairField, field("Function of the scores", scoring)),
+      ],
+      read() {
+        const first = readText(text, "Text");
+        const inputs = pair.value ? { text: first, text_pair: pair.value } : first;
+        const parameters = scoring.value ? { parameters: { function_to_apply: scoring.value } } : {};
+        return { path: `models/${encodeName(model.id)}/pipeline/text-classification`, body: { inputs, ...parameters } };
+      },
+      listTexts: ({ inputs }) => (typeof inputs === "string" ? [inputs] : [inputs.text, inputs.text_pair]),
+      show(answer) {
+        // A list for each text.
+        const [classes] = answer;
+        const summary = `${classes[0].label}: ${formatScore(classes[0].score)}`;
+        return { content: bars(classes, "Classes, best first"), summary };
+      },
+    };
+  },
+});
