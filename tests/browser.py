@@ -91,7 +91,7 @@ class Visit:
     Attributes:
         page: the page, which is empty at first.
         faults: a line for each error on the console (among them violations of the Content-Security-Policy), exception
-            that nothing caught, dialog, and request that leaves the server.
+            that nothing caught, dialog, and request to another server.
     """
 
     def __init__(self, browser: Browser, server: str, **options: Any) -> None:
@@ -114,6 +114,16 @@ class Visit:
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
+
+    def expect_fault(self, text: str) -> None:
+        """Strike the faults that contain a text off the list.
+
+        Raises:
+            AssertionError: there is none.
+        """
+        others = [fault for fault in self.faults if text not in fault]
+        assert len(others) < len(self.faults), f"no {text!r} in {self.faults}"
+        self.faults = others
 
     def _note_request(self, request: Request) -> None:
         url = urlsplit(request.url)

@@ -57,8 +57,8 @@ ServeSeveral = Callable[..., Served]
 Dial = Callable[..., grpc.Channel]
 
 
-# Modules that write to the repository's folder, and so run one after the other.
-_WRITERS = ("tests/docs/test_commands.py", "tests/test_demo.py", "tests/test_package.py")
+# Modules that write to the repository's folder, and so run one after the other; the playground's make its models there.
+_WRITERS = ("tests/docs/test_commands.py", "tests/test_demo.py", "tests/test_package.py", "tests/playground/")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
-            return "writers" if module in _WRITERS else module
+            return "writers" if module.startswith(_WRITERS) else module
 
     return ModuleScheduling(config, log)
 
