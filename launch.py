@@ -28,9 +28,14 @@ if os.getpid() == 1:
 
 import yaml
 
-from runners.core.argument_groups import LaunchArguments
-from runners.core.argument_sources import LAUNCH_VARIABLE, read_configuration, read_launch_arguments
-from runners.core.command_line import create_parser, parse_command_line
+from runners.core.argument_groups import LaunchArguments, PredictArguments
+from runners.core.argument_sources import (
+    LAUNCH_VARIABLE,
+    read_configuration,
+    read_launch_arguments,
+    read_predict_arguments,
+)
+from runners.core.command_line import create_parser, parse_command_line, separate_words
 from runners.core.declarations import Configuration
 from runners.core.errors import RunnerError
 from runners.core.log_lines import render_end
@@ -43,18 +48,33 @@ from runners.hosting.writable_folders import NoWritableFolderError, choose_folde
 
 _HERE = Path(__file__).resolve().parent
 _SERVICE = "service:Runtime"
-_SERVE, _DOCTOR, _CHECK = "serve", "doctor", "--check"
+_SERVE, _DOCTOR, _CHECK, _PREDICT = "serve", "doctor", "--check", "predict"
+_MODEL_NAME = "--model_name="
 _USAGE = """\
-python launch.py [serve | doctor] [--argument=value | --argument value | --flag] ...
+python launch.py [serve | doctor | predict] [--argument=value | --argument value | --flag] ...
 
   python launch.py --model_dir=/mnt/models --model_name=ner --return_probabilities
   python launch.py --model_id=HuggingFaceTB/SmolLM2-135M-Instruct --max_model_len=2048 -tp 2
+  python launch.py predict --model_dir=/mnt/models "a text" "another"
 
 An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
 doctor, or --check, starts no server: it loads the models, tries a text with each, and says what would be served where.
+predict starts no server either: it answers texts of the command line, the standard input or a file, as V1's :predict
+does; predict --help lists its own arguments first.
 serve, which SageMaker writes, may stand before the arguments.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
 as a whole command line, in RUNTIME_ARGS. The command line wins over RUNTIME_MODEL_ID, which wins over RUNTIME_ARGS."""
+
+_PREDICT_USAGE = """\
+python launch.py predict [--argument=value | --argument value | --flag] ... [TEXT] ...
+
+  python launch.py predict --model_dir=/mnt/models "a text" "another"
+  python launch.py predict --model_dir=/mnt/models < texts.txt
+  python launch.py predict --model_dir=/mnt/models --input=texts.csv --output=answers.parquet --text_column=review
+
+It answers as V1's :predict does, with JSON lines on the standard output unless --output names a file. A row that cannot
+be answered has an error, and the exit code is 1 then. The same command goes on where a break has ended it.
+The arguments of the model are the server's. Texts that begin with - stand after --."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +171,38 @@ def _examine(words: Sequence[str]) -> int:
         signal.signal(number, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     launch = plan_launch(words, variables=os.environ)
+    _enter_bento()
+    return examine(launch.server, partial(read_launched, launch))
+
+
+def _predict(words: Sequence[str]) -> int:
+    """Answer texts in this process; returns the exit code."""
+    from predict import predict
+
+    separated = separate_words(words, PredictArguments)
+    # Of several models it chooses one, and the name of a single one is not asked for.
+    names = [word for word in separated.others if word.startswith(_MODEL_NAME)]
+    launch = plan_launch([word for word in separated.others if word not in names], variables=os.environ)
+    own = read_predict_arguments(separated.own)
+    _enter_bento()
+    name = names[-1].removeprefix(_MODEL_NAME) if names else None
+    return predict(own, separated.texts, name, partial(read_launched, launch))
+
+
+def _enter_bento() -> None:
+    """Find the Bento's models in its own store from here on, if this is a Bento."""
     if (_HERE.parent / "bento.yaml").is_file():
         import bentoml
 
-        # The Bento's models are found in its own store from here on.
         bentoml.load(str(_HERE.parent))
-    return examine(launch.server, partial(read_launched, launch))
 
 
 def main() -> None:
     words = sys.argv[1:]
     if {"-h", "--help"} & {*words}:
-        parser = create_parser()
-        parser.usage = _USAGE
+        predicts = words[:1] == [_PREDICT]
+        parser = create_parser([PredictArguments] if predicts else [])
+        parser.usage = _PREDICT_USAGE if predicts else _USAGE
         parser.print_help()
         return
     if "--version" in words:
@@ -174,6 +213,8 @@ def main() -> None:
         if words[:1] == [_DOCTOR] or _CHECK in words:
             arguments = words[1:] if words[:1] == [_DOCTOR] else words
             raise SystemExit(_examine([word for word in arguments if word != _CHECK]))
+        if words[:1] == [_PREDICT]:
+            raise SystemExit(_predict(words[1:]))
         launch = plan_launch(words, variables=os.environ)
         # The service warns of the same arguments again.
         logging.disable(logging.CRITICAL)

@@ -164,6 +164,7 @@ def test_a_bento_holds_the_server_and_nothing_else(flavor: str, build: Build) ->
         "service.py",
         "launch.py",
         "doctor.py",
+        "predict.py",
     }
     assert held == python | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
 

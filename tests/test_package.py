@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_server_and_nothing_else(wheel: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == code | {"doctor.py", "launch.py", "service.py"}
+    assert held == code | {"doctor.py", "launch.py", "predict.py", "service.py"}
 
 
 def test_the_metadata_have_the_version_and_the_extras(metadata: Message) -> None:

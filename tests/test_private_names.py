@@ -86,7 +86,7 @@ NAMES = [
     Private("uvicorn.server.ServerState", "protocol/http/connections", "as above"),
 ]  # fmt: skip
 
-SOURCES = ("service.py", "launch.py", "doctor.py", "protocol", "runners", "deploy", "tools")
+SOURCES = ("service.py", "launch.py", "doctor.py", "predict.py", "protocol", "runners", "deploy", "tools")
 # Modules without an underscore that the library does not document.
 _UNDOCUMENTED = re.compile(r"uvicorn\.(protocols|server)\b")
 # Documented, in spite of the underscore.

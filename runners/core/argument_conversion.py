@@ -62,6 +62,18 @@ def check_model_name(value: str) -> str:
     return value
 
 
+def parse_object(value: object) -> object:
+    """The object in a text of JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f'it must be a JSON object, such as {{"top_k": 3}}: {error}') from None
+    if not isinstance(value, dict):
+        raise ValueError('it must be a JSON object, such as {"top_k": 3}')
+    return value
+
+
 def split_list(value: object) -> object:
     """A tuple of the items in a list, a JSON list, or a string with commas."""
     if isinstance(value, str) and value.lstrip().startswith("["):

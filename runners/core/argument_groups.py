@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -19,6 +19,7 @@ from runners.core.argument_conversion import (
     lower_case,
     normalize_task,
     parse_count,
+    parse_object,
     split_list,
 )
 from runners.core.request_limits import RequestLimits
@@ -54,6 +55,27 @@ class LaunchArguments(ArgumentGroup):
     http_port: int = Field(8080, ge=1, le=65535, description="the server listens on this port for HTTP; alias `port`")
     host: Annotated[str, AfterValidator(check_ip_address)] = Field(
         "0.0.0.0", description="the server listens on this IP address for HTTP; gRPC listens on all addresses"
+    )
+
+
+class PredictArguments(ArgumentGroup):
+    """The arguments of `launch.py predict`, which starts no server."""
+
+    title = "Predictions, of predict only (docs/how-to/bulk.md)"
+
+    input: str | None = Field(
+        None,
+        description="the texts are in this file, whose name ends with .jsonl, .ndjson, .csv, .parquet or .txt, or in "
+        "the standard input (`-`); unset, they are on the command line or else in the standard input",
+    )
+    output: str = Field(
+        "-",
+        description="the answers go to this file, whose name ends with .jsonl, .ndjson, .csv or .parquet, or to the "
+        "standard output (`-`)",
+    )
+    text_column: str = Field("text", min_length=1, description="the texts are in this column of the input")
+    parameters: Annotated[dict[str, Any], BeforeValidator(parse_object)] = Field(
+        {}, description='the `parameters` of a request of V1, as a JSON object: `{"top_k": 3}`'
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from runners.core.argument_groups import LaunchArguments
+from runners.core.argument_groups import LaunchArguments, PredictArguments
 from runners.core.argument_names import is_known, normalize_name
 from runners.core.argument_values import (
     SECRETS,
@@ -201,6 +201,17 @@ def read_launch_arguments(values: Mapping[str, str], environment: Mapping[str, s
     """
     given = {name: GivenValue(value, _COMMAND_LINE) for name, value in values.items()}
     return validate_values(LaunchArguments, merge_values(read_cloud_port(environment), given))
+
+
+def read_predict_arguments(values: Mapping[str, str]) -> PredictArguments:
+    """
+    Args:
+        values: those of the command line.
+
+    Raises:
+        ArgumentsError: one line with the name of the argument and the allowed values.
+    """
+    return validate_values(PredictArguments, {name: GivenValue(value, _COMMAND_LINE) for name, value in values.items()})
 
 
 def forget_keys(environment: MutableMapping[str, str]) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from runners.core.argument_groups import show_default
+from pydantic.fields import FieldInfo
+
+from runners.core.argument_groups import ArgumentGroup, show_default
 from runners.core.argument_names import ALIASES, VLLM_ONLY, WITHOUT_EFFECT, normalize_name
 from runners.core.argument_values import Origin, check_known
 from runners.core.arguments import GROUPS
@@ -19,27 +23,54 @@ _FLAGS_WITHOUT_EFFECT = frozenset({"disable_log_requests"})
 _SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+(\.[\w.]+)?)(=(?P<value>.*))?$", re.DOTALL)
 # vLLM's -O3, -O=3 and -O 3.
 _OPTIMIZATION = re.compile(r"-O=?(?P<level>\d*)$")
+_BOOLEANS = frozenset({"true", "yes", "on", "t", "y", "1", "false", "no", "off", "f", "n", "0"})
 _LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 
 
-def create_parser() -> argparse.ArgumentParser:
-    """The parser of this server's and KServe's names, in groups for `--help`; it accepts every value."""
+@dataclass(frozen=True, slots=True)
+class SeparatedWords:
+    """The words of a command that has texts beside its arguments.
+
+    Attributes:
+        own: the values of the command's own arguments, by name; none is validated.
+        texts: the words that belong to no argument.
+        others: the arguments of the server.
+    """
+
+    own: dict[str, str]
+    texts: list[str]
+    others: list[str]
+
+
+def create_parser(own: Sequence[type[ArgumentGroup]] = ()) -> argparse.ArgumentParser:
+    """The parser of this server's and KServe's names, in groups for `--help`; it accepts every value.
+
+    Args:
+        own: the arguments of a command beside the server, which come first.
+    """
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
     )
-    for group in GROUPS:
+    for group in (*own, *GROUPS):
         options = parser.add_argument_group(group.title)
         for name, field in group.model_fields.items():
-            names = [name, *(alias for alias, target in ALIASES.items() if target == name)]
             default = show_default(field.default)
             described = f"{field.description}; default {default}" if default else f"{field.description}"
-            _add_option(options, names, field.annotation in (bool, bool | None), described)
+            _add_option(options, _list_names(name), _is_flag(field), described)
     ignored = parser.add_argument_group("KServe's, accepted without effect")
     for name, instead in WITHOUT_EFFECT.items():
         _add_option(ignored, [name], name in _FLAGS_WITHOUT_EFFECT, instead)
     vllm_names = [*(f"--{name}" for name in VLLM_ONLY), *(f"-{name}" for name in sorted(SHORT))]
     parser.add_argument_group("vLLM's (docs.vllm.ai has what they do; flags also as --no_...)", " ".join(vllm_names))
     return parser
+
+
+def _list_names(name: str) -> list[str]:
+    return [name, *(alias for alias, target in ALIASES.items() if target == name)]
+
+
+def _is_flag(field: FieldInfo) -> bool:
+    return field.annotation in (bool, bool | None)
 
 
 def _add_option(options: Any, names: Sequence[str], is_flag: bool, description: str) -> None:
@@ -74,6 +105,50 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
         check_known(name, Origin(origin))
         values[name] = option_words[0] if len(option_words) == 1 else shlex.join(option_words) or "true"
     return values
+
+
+def separate_words(words: Sequence[str], own: type[ArgumentGroup]) -> SeparatedWords:
+    """Separate the arguments of a command, those of the server, and texts.
+
+    A flag takes the next word only if that is a boolean. Several words may follow one of vLLM's names, as they may on
+    the server's command line. After `--` there are texts only.
+
+    Args:
+        words: the words after the command's name.
+
+    Raises:
+        ArgumentsError: the last word is the name of an argument that needs a value.
+    """
+    flags = {
+        alias: _is_flag(field)
+        for group in (own, *GROUPS)
+        for name, field in group.model_fields.items()
+        for alias in _list_names(name)
+    }
+    flags |= {name: name in _FLAGS_WITHOUT_EFFECT for name in WITHOUT_EFFECT}
+    separated = SeparatedWords({}, [], [])
+    waiting = deque(words)
+    while waiting and (word := waiting.popleft()) != "--":
+        name, equals, value = _normalize_word(word).removeprefix("--").partition("=")
+        if not word.startswith("-") or word == "-":
+            separated.texts.append(word)
+        elif not word.startswith("--") or name not in flags:
+            separated.others.append(word)
+            while not equals and waiting and not waiting[0].startswith("-"):
+                separated.others.append(waiting.popleft())
+        else:
+            if not equals and flags[name]:
+                value = waiting.popleft() if waiting and waiting[0].lower() in _BOOLEANS else "true"
+            elif not equals:
+                if not waiting:
+                    raise ArgumentsError(f"the command line is wrong: argument --{name}: expected one argument")
+                value = waiting.popleft()
+            if name in own.model_fields:
+                separated.own[name] = value
+            else:
+                separated.others.append(f"--{name}={value}")
+    separated.texts.extend(waiting)
+    return separated
 
 
 def _group_words(words: Iterable[str], origin: str) -> list[tuple[str, list[str]]]:

@@ -95,7 +95,7 @@ class ModelIndex:
             for name in model.names:
                 versions.setdefault(name, []).append(model)
         for each in versions.values():
-            each.sort(key=lambda model: _version_key(model.version))
+            each.sort(key=lambda model: version_key(model.version))
         self._versions = versions
 
 
@@ -104,7 +104,7 @@ def _choose_version(versions: Sequence[ServedModel]) -> ServedModel:
     return next((model for model in reversed(versions) if model.ready), versions[-1])
 
 
-def _version_key(version: str) -> list[tuple[bool, int, str]]:
+def version_key(version: str) -> list[tuple[bool, int, str]]:
     """The order of versions: by their numbers and by the texts between them, so that 10 is higher than 9."""
     parts = _NUMBER.split(version)
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

@@ -1,0 +1,247 @@
+"""Parquet files and Arrow's tables; `pyarrow` is imported here alone."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from protocol.bulk.parts import PART_BYTES, Part
+from protocol.bulk.predictor import Answer
+from protocol.bulk.rows import ERROR, PAIR, PREDICTION, Rows, check_columns, dump_json, read_text, to_cell
+from protocol.bulk.source import Source
+from protocol.kserve_v1.predictions import render_prediction
+from protocol.output_tensors import output_name
+from runners.core.errors import InputError, brief
+from runners.core.predictions import Numbers, Prediction, TextInput, VocabularyScores
+
+_READ_ROWS = 1024
+# A row group of the output has about so many rows or bytes.
+_GROUP_ROWS = 2**16
+_GROUP_BYTES = 64 * 2**20
+
+
+class TableRows(Rows):
+    """Rows of a Parquet file, which keep its types."""
+
+    def __init__(self, table: pa.Table, text_column: str) -> None:
+        self._table = table
+        read = table.select([name for name in (text_column, PAIR) if name in table.column_names])
+        if text_column not in table.column_names:
+            read = table
+        self.texts = [_read_text(record, text_column) for record in read.to_pylist()]
+
+    def to_records(self) -> Sequence[Mapping[str, Any]]:
+        records: list[dict[str, Any]] = self._table.to_pylist()
+        return records
+
+    def to_table(self) -> pa.Table:
+        return self._table
+
+
+class ParquetTable(Source):
+    """A Parquet file. A part is read on from the part before it, since a group of rows is decoded from its start."""
+
+    _file: pq.ParquetFile | None = None
+    _batches: Iterator[pa.RecordBatch] = iter(())
+    _position = 0
+
+    def check_start(self) -> None:
+        names = self._open().schema_arrow.names
+        if twice := [name for position, name in enumerate(names) if name in names[:position]]:
+            raise InputError(f"the input has two columns {twice[0]!r}: rename one")
+        check_columns(names, self.text_column, self.written)
+
+    def plan(self, part_rows: int) -> tuple[Part, ...]:
+        metadata = self._open().metadata
+        count = metadata.num_rows
+        size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        rows = max(1, min(part_rows, PART_BYTES * count // max(size, 1)))
+        # A file without rows has a part without any.
+        starts = range(0, max(count, 1), rows)
+        return tuple(
+            Part(number, start, min(start + rows, count), min(rows, count - start), start + 1)
+            for number, start in enumerate(starts)
+        )
+
+    def read(self, part: Part) -> TableRows:
+        try:
+            table = pa.Table.from_batches(self._take(part.start, part.end), self._open().schema_arrow)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"the rows from {part.line} on cannot be read: {brief(error)}") from error
+        return TableRows(table, self.text_column)
+
+    def _open(self) -> pq.ParquetFile:
+        if self._file is None:
+            # Arrow's own error of a missing file names no reason apart.
+            with open(self.path, "rb"):
+                pass
+            try:
+                self._file = pq.ParquetFile(self.path, pre_buffer=False)
+            except pa.ArrowInvalid as error:
+                raise InputError(f"the input is not Parquet: {brief(error)}") from error
+        return self._file
+
+    def _take(self, start: int, end: int) -> list[pa.RecordBatch]:
+        """Consecutive rows."""
+        self._go_to(start)
+        taken = []
+        while self._position < end:
+            batch = next(self._batches)
+            first, last = self._position, self._position + batch.num_rows
+            kept = batch.slice(max(start - first, 0), min(end, last) - max(start, first)) if last > start else None
+            if kept is not None:
+                taken.append(kept)
+            if last > end:
+                self._batches = _put_back(batch.slice(end - first), self._batches)
+            self._position = min(last, end)
+        return taken
+
+    def _go_to(self, row: int) -> None:
+        """Read on from here, or from the start of the row's group."""
+        metadata = self._open().metadata
+        ends = [*accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+        group = bisect_right(ends, row)
+        first = ends[group - 1] if group else 0
+        if not max(first, 1) <= self._position <= row:
+            groups = list(range(group, metadata.num_row_groups))
+            self._batches = self._open().iter_batches(_READ_ROWS, row_groups=groups)
+            self._position = first
+
+
+def _put_back(batch: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield batch
+    yield from batches
+
+
+def _read_text(record: Mapping[str, Any], text_column: str) -> TextInput | InputError:
+    try:
+        return read_text(record, text_column)
+    except InputError as error:
+        return error
+
+
+def make_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table of records, which need not have the same columns."""
+    names = dict.fromkeys(name for record in records for name in record)
+    if not names:
+        return pa.table({"": pa.nulls(len(records))}).select([])
+    return pa.table({name: _make_array([record.get(name) for record in records]) for name in names})
+
+
+def add_answers(table: pa.Table, answers: Sequence[Answer], extra_names: Sequence[str]) -> pa.Table:
+    """The table with the columns of answers: the prediction, others beside it, and the error."""
+    columns = {PREDICTION: _make_predictions(answers)}
+    for name in extra_names:
+        values = [each.arrays[output_name(name)].tolist() if isinstance(each, Prediction) else None for each in answers]
+        columns[name] = _make_array(values)
+    errors = [str(each) if isinstance(each, InputError) else None for each in answers]
+    columns[ERROR] = pa.array(errors, pa.string())
+    if not table.num_columns:
+        return pa.table(columns)
+    for name, array in columns.items():
+        table = table.append_column(name, array)
+    return table
+
+
+def _make_predictions(answers: Sequence[Answer]) -> pa.Array:
+    """V1's predictions; arrays of numbers keep their type."""
+    mains = [answer.main if isinstance(answer, Prediction) else None for answer in answers]
+    found = next((main for main in mains if main is not None), None)
+    match found:
+        case Numbers(values):
+            numbers = pa.from_numpy_dtype(values.dtype)
+            for _ in range(values.ndim):
+                numbers = pa.list_(numbers)
+            arrays = [main.values if isinstance(main, Numbers) else None for main in mains]
+            if values.ndim == 1:
+                return pa.array(arrays, numbers)
+            return pa.array([None if array is None else array.tolist() for array in arrays], numbers)
+        case VocabularyScores():
+            # An object for each entry of the vocabulary is no column.
+            texts = [_render(each).decode() if isinstance(each, Prediction) else None for each in answers]
+            return pa.array(texts, pa.string())
+    rendered = [orjson.loads(_render(each)) if isinstance(each, Prediction) else None for each in answers]
+    return _make_array(rendered)
+
+
+def _render(prediction: Prediction) -> bytes:
+    return dump_json(render_prediction(prediction))
+
+
+def _make_array(values: Sequence[Any]) -> pa.Array:
+    """Values of one type; if they are of several, texts."""
+    try:
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return _to_texts(values)
+    return array if _is_storable(array.type) else _to_texts(values)
+
+
+def _to_texts(values: Sequence[Any]) -> pa.Array:
+    return pa.array([None if value is None else to_cell(value) for value in values], pa.string())
+
+
+def _is_storable(kind: pa.DataType) -> bool:
+    """Whether Parquet has the type: it has no objects without members."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and all(_is_storable(kind.field(at).type) for at in range(kind.num_fields))
+    return not pa.types.is_list(kind) or _is_storable(kind.value_type)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path)
+
+
+def merge_tables(paths: Sequence[Path], target: Path) -> None:
+    """Join files of parts, whose columns may differ, to one file."""
+    schema = _unify([pq.read_schema(path) for path in paths])
+    with pq.ParquetWriter(target, schema) as writer:
+        waiting: list[pa.Table] = []
+        for path in paths:
+            waiting.append(_fit(pq.read_table(path), schema))
+            rows, size = sum(table.num_rows for table in waiting), sum(table.nbytes for table in waiting)
+            if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+
+
+def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The schema of all parts: a column whose types have no common one is text, and those of answers come last."""
+    last_names = schemas[0].names[schemas[0].get_field_index(PREDICTION) :]
+    kinds: dict[str, set[pa.DataType]] = {}
+    for schema in schemas:
+        for field in schema:
+            kinds.setdefault(field.name, set()).add(field.type)
+    names = [name for name in kinds if name not in last_names] + [name for name in last_names if name in kinds]
+    return pa.schema([(name, _unify_types(kinds[name])) for name in names])
+
+
+def _unify_types(kinds: set[pa.DataType]) -> pa.DataType:
+    try:
+        unified = pa.unify_schemas([pa.schema([("", kind)]) for kind in kinds], promote_options="permissive")
+    except pa.ArrowException:
+        return pa.string()
+    return pa.string() if pa.types.is_null(unified.field(0).type) else unified.field(0).type
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = {}
+    for field in schema:
+        if field.name not in table.column_names:
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
+        elif (column := table[field.name]).type == field.type:
+            columns[field.name] = column
+        elif pa.types.is_string(field.type) and not pa.types.is_null(column.type):
+            columns[field.name] = _to_texts(column.to_pylist())
+        else:
+            columns[field.name] = column.cast(field.type)
+    return pa.table(columns, schema)

@@ -1,0 +1,55 @@
+"""Formats of files by the endings of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from protocol.bulk.csv_table import CsvTable
+from protocol.bulk.lines import JsonLines, TextLines
+from protocol.bulk.outputs import CsvOutput, JsonOutput, Output, ParquetOutput
+from protocol.bulk.source import Source
+from runners.core.errors import InputError
+
+_PARQUET = ".parquet"
+_SOURCES: dict[str, type[Source]] = {".jsonl": JsonLines, ".ndjson": JsonLines, ".csv": CsvTable, ".txt": TextLines}
+_OUTPUTS: dict[str, type[Output]] = {
+    ".jsonl": JsonOutput,
+    ".ndjson": JsonOutput,
+    ".csv": CsvOutput,
+    _PARQUET: ParquetOutput,
+}
+_EXTRA = "pip install 'bentoml-huggingface-runtime[bulk]'"
+
+
+def open_source(path: Path, text_column: str, written: Collection[str]) -> Source:
+    """
+    Args:
+        written: the columns that the job adds.
+
+    Raises:
+        InputError: the name has another ending, or the package of its format is not installed.
+    """
+    if _check_ending(path, "input", (*_SOURCES, _PARQUET)) == _PARQUET:
+        from protocol.bulk.arrow import ParquetTable
+
+        return ParquetTable(path, text_column, written)
+    return _SOURCES[path.suffix.lower()](path, text_column, written)
+
+
+def open_output(path: Path, extra_names: Sequence[str] = ()) -> Output:
+    """
+    Raises:
+        InputError: as `open_source`.
+    """
+    return _OUTPUTS[_check_ending(path, "output", _OUTPUTS)](extra_names)
+
+
+def _check_ending(path: Path, what: str, endings: Collection[str]) -> str:
+    ending = path.suffix.lower()
+    if ending not in endings:
+        raise InputError(f"--{what}={path}: its name must end with {', '.join(endings)}, or be - for a stream")
+    if ending == _PARQUET and find_spec("pyarrow") is None:
+        raise InputError(f"--{what}={path} needs the package pyarrow: {_EXTRA}")
+    return ending

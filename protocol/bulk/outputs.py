@@ -1,0 +1,133 @@
+"""The formats of answers: each writes a part, and joins the parts to one file."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from protocol.bulk.predictor import Answer
+from protocol.bulk.rows import ERROR, PREDICTION, Rows, dump_json, list_written, to_cell
+from protocol.kserve_v1.predictions import render_prediction
+from protocol.output_tensors import output_name
+from runners.core.errors import InputError
+from runners.core.predictions import Prediction
+
+
+class Output(ABC):
+    """A format of answers.
+
+    Attributes:
+        extra_names: the columns that an answer has beside its prediction.
+    """
+
+    def __init__(self, extra_names: Sequence[str]) -> None:
+        self.extra_names = tuple(extra_names)
+
+    @abstractmethod
+    def write(self, path: Path, rows: Rows, answers: Sequence[Answer]) -> None:
+        """Write the file of a part."""
+
+    @abstractmethod
+    def merge(self, paths: Sequence[Path], target: Path) -> None:
+        """Join the files of all parts, of which there is one at least."""
+
+
+class JsonOutput(Output):
+    """JSON lines: the columns of a row, and its prediction or its error."""
+
+    def render(self, rows: Rows, answers: Sequence[Answer]) -> bytes:
+        """The lines of some rows."""
+        return b"".join(
+            _join(columns, dump_json(self._list_values(answer)))
+            for columns, answer in zip(rows.to_json(), answers, strict=True)
+        )
+
+    def _list_values(self, answer: Answer) -> dict[str, Any]:
+        return list_values(answer, self.extra_names)
+
+    def write(self, path: Path, rows: Rows, answers: Sequence[Answer]) -> None:
+        path.write_bytes(self.render(rows, answers))
+
+    def merge(self, paths: Sequence[Path], target: Path) -> None:
+        with open(target, "wb") as joined:
+            for path in paths:
+                with open(path, "rb") as part:
+                    shutil.copyfileobj(part, joined)
+
+
+class CsvOutput(Output):
+    """CSV, whose cells are texts, or JSON of other values."""
+
+    def write(self, path: Path, rows: Rows, answers: Sequence[Answer]) -> None:
+        records, written = rows.to_records(), list_written(self.extra_names)
+        names = dict.fromkeys(name for record in records for name in record)
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*names, *written])
+            for record, answer in zip(records, answers, strict=True):
+                values = {**record, **_load(list_values(answer, self.extra_names))}
+                writer.writerow([to_cell(values.get(name)) for name in (*names, *written)])
+
+    def merge(self, paths: Sequence[Path], target: Path) -> None:
+        headers = [next(_read(path)) for path in paths]
+        written = headers[0][headers[0].index(PREDICTION) :]
+        header = [*dict.fromkeys(name for own in headers for name in own if name not in written), *written]
+        with open(target, "w", encoding="utf-8", newline="") as joined:
+            writer = csv.writer(joined, lineterminator="\n")
+            writer.writerow(header)
+            for path, own in zip(paths, headers, strict=True):
+                rows = _read(path)
+                next(rows)
+                if own == header:
+                    writer.writerows(rows)
+                else:
+                    places = [own.index(name) if name in own else None for name in header]
+                    writer.writerows(["" if at is None else row[at] for at in places] for row in rows)
+
+
+class ParquetOutput(Output):
+    """Parquet, whose predictions have types of their own."""
+
+    def write(self, path: Path, rows: Rows, answers: Sequence[Answer]) -> None:
+        from protocol.bulk.arrow import add_answers, write_table
+
+        write_table(add_answers(rows.to_table(), answers, self.extra_names), path)
+
+    def merge(self, paths: Sequence[Path], target: Path) -> None:
+        from protocol.bulk.arrow import merge_tables
+
+        merge_tables(paths, target)
+
+
+def count_errors(answers: Sequence[Answer]) -> int:
+    return sum(isinstance(answer, InputError) for answer in answers)
+
+
+def list_values(answer: Answer, extra_names: Sequence[str]) -> dict[str, Any]:
+    """The columns of an answer, which are V1's prediction and the arrays beside it, or an error."""
+    if not isinstance(answer, Prediction):
+        return {ERROR: str(answer)}
+    arrays = {name: answer.arrays[output_name(name)] for name in extra_names}
+    return {PREDICTION: render_prediction(answer), **arrays}
+
+
+def _load(values: dict[str, Any]) -> dict[str, Any]:
+    """The same without iterators and arrays."""
+    return {name: value if isinstance(value, str) else orjson.loads(dump_json(value)) for name, value in values.items()}
+
+
+def _join(columns: bytes, values: bytes) -> bytes:
+    """One JSON object of the members of two."""
+    start = columns[:-1].rstrip()
+    return b"%b%b%b\n" % (start, b"" if start == b"{" else b",", values[1:])
+
+
+def _read(path: Path) -> Iterator[list[str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        yield from csv.reader(file)

@@ -1,0 +1,155 @@
+"""Predictions of many texts, which keep the engine's batches full."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
+from typing import Any, TypeAlias
+
+from protocol.output_tensors import wire_name
+from protocol.request_parameters import select_model_parameters
+from protocol.service_paths import check_generates
+from runners.core.errors import (
+    EngineDeadError,
+    InputError,
+    LimitExceededError,
+    ModelNotReadyError,
+    OverloadedError,
+    PredictorError,
+    RunnerError,
+    log_failure,
+    refer_to,
+)
+from runners.core.predictions import MAIN, Prediction, TextInput
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import check_options, count_truncated_tokens, resolve_options
+from runners.core.runner import Runner
+
+Answer: TypeAlias = Prediction | InputError
+
+# The texts and characters of a call of the engine, and the calls at once: more than two batches always wait.
+_CALL_TEXTS = 256
+_CALL_CHARACTERS = 2**20
+_CALLS = 8
+# A generator answers each text of its own, so that a wrong one makes no other text begin again.
+_GENERATING_CALLS = 256
+_LONGEST_PAUSE = 5.0
+# What ends the job: further texts would fail too.
+_FATAL = (EngineDeadError, ModelNotReadyError, PredictorError)
+# The text's position in its call, which says nothing to who reads a row.
+_POSITION = re.compile(r"^text 0 (cannot be served: )?")
+
+
+class Predictor:
+    """Answers texts with the options of one job.
+
+    Attributes:
+        extra_names: the columns that an answer has beside its prediction.
+    """
+
+    def __init__(self, runner: Runner, parameters: Mapping[str, Any], limits: RequestLimits) -> None:
+        """
+        Args:
+            runner: a loaded model.
+            parameters: V1's `parameters` of a request.
+
+        Raises:
+            InputError: the model does not generate text, or a parameter is wrong.
+        """
+        limits.check("max_parameters", len(parameters), "parameters")
+        check_generates(runner)
+        options = resolve_options(runner, select_model_parameters(parameters), limits)
+        generates = runner.generator is not None
+        if not generates:
+            check_options(options, runner.supported_options, limits)
+        self._runner = runner
+        self._options = options
+        self._limits = limits
+        self._call_texts = 1 if generates else min(_CALL_TEXTS, limits.max_client_batch_size)
+        calls = _GENERATING_CALLS if generates else _CALLS
+        self._calls = asyncio.Semaphore(min(calls, limits.max_concurrent_requests))
+        self.extra_names = tuple(wire_name(name) for name in sorted(count_truncated_tokens(options).outputs - {MAIN}))
+
+    async def predict(self, texts: Sequence[TextInput | InputError]) -> list[Answer]:
+        """The answer to each text, in order.
+
+        Args:
+            texts: texts, and why others cannot be answered, which are their answers.
+
+        Raises:
+            RunnerError: the model has died, or its predictor does not answer.
+        """
+        answers: list[Answer | None] = [text if isinstance(text, InputError) else None for text in texts]
+        calls = list(self._cut(texts))
+        tasks = [asyncio.ensure_future(self._call([each for _, each in call])) for call in calls]
+        try:
+            for call, answered in zip(calls, await asyncio.gather(*tasks), strict=True):
+                for (position, _), answer in zip(call, answered, strict=True):
+                    answers[position] = answer
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [answer for answer in answers if answer is not None]
+
+    def _cut(self, texts: Sequence[TextInput | InputError]) -> Iterator[list[tuple[int, TextInput]]]:
+        """The texts of each call, with their positions."""
+        call: list[tuple[int, TextInput]] = []
+        characters = 0
+        for position, text in enumerate(texts):
+            if isinstance(text, InputError):
+                continue
+            size = len(text.text) + len(text.pair or "")
+            if call and (len(call) == self._call_texts or characters + size > _CALL_CHARACTERS):
+                yield call
+                call, characters = [], 0
+            call.append((position, text))
+            characters += size
+        if call:
+            yield call
+
+    async def _call(self, texts: Sequence[TextInput]) -> list[Answer]:
+        async with self._calls:
+            return await self._infer(texts)
+
+    async def _infer(self, texts: Sequence[TextInput]) -> list[Answer]:
+        """The answers to the texts of a call; if it fails, to smaller ones."""
+        try:
+            return [*await self._infer_patiently(texts)]
+        except _FATAL:
+            raise
+        except Exception as error:
+            if len(texts) == 1:
+                return [_to_answer(error)]
+            # A limit of one request allows fewer texts; any other error is that of a text, which is searched for.
+            size = len(texts) // 2 if isinstance(error, LimitExceededError) else isqrt(len(texts))
+        pieces = [texts[start : start + size] for start in range(0, len(texts), size)]
+        tasks = [asyncio.ensure_future(self._infer(piece)) for piece in pieces]
+        try:
+            return [answer for answers in await asyncio.gather(*tasks) for answer in answers]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _infer_patiently(self, texts: Sequence[TextInput]) -> list[Prediction]:
+        """As the runner, but wait where it is too busy."""
+        pause = 0.01
+        while True:
+            try:
+                return await self._runner.infer(texts, self._options)
+            except OverloadedError as error:
+                await asyncio.sleep(min(pause, error.retry_after))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _to_answer(error: Exception) -> InputError:
+    """The error of a row."""
+    if isinstance(error, RunnerError):
+        return InputError(_POSITION.sub(_name_text, str(error)))
+    log_failure(error, "a text cannot be answered")
+    return InputError(f"an unexpected error, which the log has (reference {refer_to(error)})")
+
+
+def _name_text(found: re.Match[str]) -> str:
+    return "" if found[1] else "the text "

@@ -1,0 +1,172 @@
+"""Rows of a file, and the texts that they have."""
+
+from __future__ import annotations
+
+import base64
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from protocol.http.body import convert_json
+from protocol.kserve_v1.instances import AnyInstance, Instance, read_instance
+from runners.core.errors import InputError, list_names
+from runners.core.predictions import TextInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PREDICTION, ERROR = "prediction", "error"
+PAIR = "text_pair"
+# Columns that make an instance together where there is no column of texts.
+_OTHERS = (("question", "context"), ("words",))
+
+
+class Rows(ABC):
+    """Consecutive rows of a file.
+
+    Attributes:
+        texts: the text of each row, or why it has none.
+    """
+
+    texts: Sequence[TextInput | InputError]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @abstractmethod
+    def to_records(self) -> Sequence[Mapping[str, Any]]:
+        """The columns of each row."""
+
+    def to_json(self) -> list[bytes]:
+        """Each row as a JSON object."""
+        return [dump_json(record) for record in self.to_records()]
+
+    def to_table(self) -> pa.Table:
+        from protocol.bulk.arrow import make_table
+
+        return make_table(self.to_records())
+
+
+class RecordRows(Rows):
+    """Rows that are in memory as records."""
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        texts: Sequence[TextInput | InputError],
+        json: Sequence[bytes | None] = (),
+    ) -> None:
+        """
+        Args:
+            json: the rows as they stand in their file; None for one that is to be rendered.
+        """
+        self.texts = texts
+        self._records = records
+        self._json = json
+
+    def to_records(self) -> Sequence[Mapping[str, Any]]:
+        return self._records
+
+    def to_json(self) -> list[bytes]:
+        if not self._json:
+            return super().to_json()
+        return [
+            dump_json(record) if json is None else json for json, record in zip(self._json, self._records, strict=True)
+        ]
+
+
+NO_ROWS = RecordRows((), ())
+
+
+def list_written(extra_names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns that answers have.
+
+    Args:
+        extra_names: those beside the prediction.
+    """
+    return (PREDICTION, *extra_names, ERROR)
+
+
+def dump_json(value: Any) -> bytes:
+    """A value of a row or a prediction as JSON; iterators and numpy arrays are lists."""
+    try:
+        return orjson.dumps(value, default=_convert, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # An integer of more than 64 bits, which Parquet's decimals may be.
+        import json
+
+        return json.dumps(value, default=_convert, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _convert(value: Any) -> Any:
+    match value:
+        case Decimal():
+            return str(value)
+        case bytes():
+            return base64.b64encode(value).decode()
+        case Iterable():
+            return list(value)
+    # Such as a duration.
+    return str(value)
+
+
+def to_cell(value: Any) -> str:
+    """A value as a text of a table: a text is itself, nothing is empty, and anything else is JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else dump_json(value).decode()
+
+
+def read_text(record: Mapping[str, Any], text_column: str) -> TextInput:
+    """The text of a row: V1's instance in the column of texts, or one that other columns make.
+
+    Raises:
+        InputError: the row has no such columns, or another value in them.
+    """
+    if (value := record.get(text_column)) is not None:
+        pair = record.get(PAIR)
+        if isinstance(value, str):
+            if pair is None or isinstance(pair, str):
+                return TextInput(value, pair)
+            raise InputError(f"{PAIR} must be a text")
+        return _read_instance(value, text_column)
+    if text_column in record:
+        raise InputError(f"{text_column} is empty")
+    for names in _OTHERS:
+        if all(name in record for name in names):
+            return _read_instance({name: record[name] for name in names}, " and ".join(names))
+    raise InputError(_describe_missing(record, text_column))
+
+
+def _read_instance(value: Any, name: str) -> TextInput:
+    if not isinstance(value, str | list | dict):
+        raise InputError(f"{name} must be a text, a list of two texts, or an object")
+    if isinstance(value, dict):
+        # Parquet has every field of an object in all rows.
+        value = convert_json({key: each for key, each in value.items() if each is not None}, Instance, name)
+    elif isinstance(value, list):
+        value = convert_json(value, list[str], name)
+    return read_instance(cast("AnyInstance", value), name)
+
+
+def check_columns(columns: Collection[str], text_column: str, written: Collection[str]) -> None:
+    """Check the columns of a file, or of its first row.
+
+    Args:
+        written: the columns that the job adds.
+
+    Raises:
+        InputError: there is no column of texts, or one that the job would write.
+    """
+    if taken := [name for name in written if name in columns]:
+        raise InputError(f"the input has a column {taken[0]} already, which the output would have: rename it")
+    if text_column not in columns and not any({*names} <= {*columns} for names in _OTHERS):
+        raise InputError(_describe_missing(columns, text_column))
+
+
+def _describe_missing(columns: Iterable[str], text_column: str) -> str:
+    there = list_names([str(name) for name in columns]) or "none"
+    return f"there is no column {text_column}, and no question and context, or words; the columns are: {there}"
