@@ -100,8 +100,7 @@ function describeState(model) {
 
 function showModels() {
   const { models } = state;
-  const server = models[0]?.owned_by;
-  find("server").textContent = server ? `${models.length} model${models.length === 1 ? "" : "s"} · ${location.host}` : "";
+  find("server").textContent = `${models.length} model${models.length === 1 ? "" : "s"} · ${location.host}`;
   if (models.length === 0) {
     find("models").replaceChildren(element("p", { class: "hint" }, "The server has no models."));
     showMessage("No models", element("p", {}, "Load one, then refresh the list."));
@@ -122,7 +121,11 @@ function showModels() {
           "label",
           { class: model.task ? "choice" : "choice waiting" },
           element("input", {
-            type: "radio", name, value: model.id, checked: model.id === state.chosen, onchange: () => choose(model.id, ""),
+            type: "radio",
+            name,
+            value: model.id,
+            checked: model.id === state.chosen,
+            onchange: () => choose(model.id, ""),
           }),
           element("span", { class: "name" }, model.id),
           element("span", { class: "task" }, describeState(model)),
@@ -130,6 +133,7 @@ function showModels() {
       ),
     ),
   );
+  find("models").querySelector(":checked").closest("label").scrollIntoView({ block: "nearest" });
   if (hadFocus) find("models").querySelector(":checked")?.focus();
   choose(state.chosen, state.view);
 }
@@ -171,7 +175,9 @@ function describeModel(model) {
 }
 
 function describeMissing(model) {
-  const reason = model.task ? "This page has no view for its task; “All calls” lists its calls." : describeState(model);
+  const reason = model.task
+    ? "This page has no view for the model. “All calls” lists its calls."
+    : "The model answers no requests now. Refresh the list once it is loaded.";
   return element("p", { class: "card empty" }, reason);
 }
 

@@ -7,22 +7,31 @@
  * @param onUnauthorized called if the server asks for another key.
  */
 function createBench(model, view, readKey, onUnauthorized) {
-  const panel = view.create(model);
-  const send = element("button", { type: "submit", class: "main" }, panel.action ?? "Send");
-  const stop = button("Stop", () => running?.abort(), { hidden: true });
+  const ask = async (request) => {
+    try {
+      return (await call(request, { key: readKey() })).answer;
+    } catch {
+      return {};
+    }
+  };
+  const panel = view.create(model, ask);
+  const stop = button("Stop", () => running?.controller.abort(), { hidden: true });
+  const clear = panel.clear && button("Start again", () => restart());
   const problem = element("p", { class: "problem", role: "alert" });
   const facts = element("dl", { class: "numbers" });
-  const content = element("div", { class: "content" }, element("p", { class: "hint" }, "The answer will be here."));
+  const content = element("div", { class: "content" });
   const code = createCode(readKey);
-  // The controller of the request under way; what belongs to another is dropped.
+  // The controller and the stream of the request under way, and the last request; what belongs to others is dropped.
   let running = null;
+  let sent = null;
 
   const form = element(
     "form",
     { class: "card fields", novalidate: true },
     panel.fields,
     problem,
-    element("div", { class: "actions" }, send, stop, element("p", { class: "hint keys" }, "Ctrl + Enter sends")),
+    element("div", { class: "actions" }, element("button", { type: "submit", class: "main" }, "Send"), stop, clear,
+      element("p", { class: "hint keys" }, "Ctrl + Enter sends")),
   );
   const output = element(
     "section",
@@ -31,43 +40,66 @@ function createBench(model, view, readKey, onUnauthorized) {
     content,
   );
 
-  const updateCode = () => {
-    try {
-      code.show(panel.read());
-    } catch (error) {
-      // The code of the last request stays until the fields make another.
-      if (!(error instanceof FieldError)) throw error;
-      code.show(code.request);
-    }
-  };
-
-  const setRunning = (controller) => {
-    running = controller;
-    stop.hidden = controller === null;
-    output.setAttribute("aria-busy", String(controller !== null));
-  };
-
-  async function submit() {
+  /** The request of the fields; null, with a message, if they make none. */
+  function read() {
     problem.textContent = "";
-    let request;
     try {
-      request = panel.read();
+      return panel.read();
     } catch (error) {
       if (!(error instanceof FieldError)) throw error;
       problem.textContent = error.message;
       error.control.focus();
-      return;
+      return null;
     }
-    running?.abort();
-    const controller = new AbortController();
-    setRunning(controller);
+  }
+
+  function updateCode() {
+    try {
+      code.show(panel.read());
+    } catch (error) {
+      if (!(error instanceof FieldError)) throw error;
+      // The code of the last request stays until the fields make another.
+      code.show(code.request);
+    }
+  }
+
+  function setRunning(next) {
+    running = next;
+    stop.hidden = next === null;
+    output.setAttribute("aria-busy", String(next !== null));
+  }
+
+  /** Give up the request under way. */
+  function drop() {
+    running?.controller.abort();
+    running?.stream?.close("stopped");
+    setRunning(null);
+  }
+
+  function restart() {
+    drop();
+    panel.clear?.();
+    showFacts(facts, {});
+    content.replaceChildren(element("p", { class: "hint" }, "Nothing has been sent yet."));
+    updateCode();
+  }
+
+  async function submit() {
+    let request = read();
+    if (request === null) return;
+    if (running) {
+      drop();
+      request = panel.read();
+    }
+    sent = request;
     code.show(request);
+    const stream = panel.open?.(request);
+    const mine = { controller: new AbortController(), stream };
+    setRunning(mine);
     showFacts(facts, {});
     announce("Sent.");
-    const isCurrent = () => running === controller;
-    const key = readKey();
-    const stream = panel.open?.(request);
     if (stream) content.replaceChildren(...stream.content);
+    const isCurrent = () => running === mine;
     const began = performance.now();
     let firstAfter = null;
     const take = (event) => {
@@ -75,43 +107,46 @@ function createBench(model, view, readKey, onUnauthorized) {
       firstAfter ??= performance.now() - began;
       stream.take(event);
     };
+    const key = readKey();
     try {
-      const result = await call(request, { key, signal: controller.signal, take: stream && take });
+      const result = await call(request, { key, signal: mine.controller.signal, take: stream && take });
       if (!isCurrent()) return;
-      const shown = stream ? { summary: stream.close(true) } : panel.show(result.answer, request);
+      const shown = stream ? { summary: stream.close("whole") } : panel.show(result.answer, request);
       if (!stream) content.replaceChildren(...shown.content.filter(Boolean));
-      const usage = stream ? stream.usage?.() : result.answer?.usage;
+      const usage = stream ? stream.usage() : result.answer.usage;
       showFacts(facts, { ...result, firstAfter, usage });
       announce(`Answer after ${Math.round(result.milliseconds)} ms. ${shown.summary}`);
-      if (!usage && panel.listTexts) countTokens(panel.listTexts(request.body), key, { ...result, firstAfter });
+      if (!usage && panel.listTexts) countTokens(panel.listTexts(request.body), request, result);
     } catch (error) {
-      if (!isCurrent()) return;
-      const summary = stream?.close(false);
-      if (error.name === "AbortError") {
-        if (!stream) content.replaceChildren(element("p", { class: "hint" }, "Stopped."));
-        announce(summary ? `Stopped. ${summary}` : "Stopped.");
-      } else if (error instanceof CallError) {
-        const box = showError(error, submit);
-        if (stream) content.append(box);
-        else content.replaceChildren(box);
-        showFacts(facts, error);
-        if (error.status === 401) onUnauthorized();
-      } else {
-        content.replaceChildren(showError(new CallError(`The page cannot show the answer: ${error.message}`), submit));
-        throw error;
-      }
+      if (isCurrent()) fail(error, stream);
     } finally {
       if (isCurrent()) setRunning(null);
     }
   }
 
-  /** Tell the tokens of texts, where the answer does not; it is no error if the server does not count them. */
-  async function countTokens(texts, key, result) {
-    const shown = code.request;
-    const path = `tokenize?model=${encodeURIComponent(model.id)}`;
-    const counted = await call({ path, body: { inputs: texts } }, { key }).catch(() => null);
-    if (counted === null || code.request !== shown || running !== null) return;
-    const tokens = counted.answer.reduce((sum, each) => sum + each.length, 0);
+  function fail(error, stream) {
+    if (error.name === "AbortError") {
+      stream?.close("stopped");
+      if (!stream) content.replaceChildren(element("p", { class: "hint" }, "You stopped it."));
+      announce("Stopped.");
+      return;
+    }
+    stream?.close("failed");
+    const isCall = error instanceof CallError;
+    const shown = isCall ? error : new CallError(`This page cannot show the answer: ${error.message}`);
+    const box = showError(shown, submit);
+    if (stream) content.append(box);
+    else content.replaceChildren(box);
+    showFacts(facts, shown);
+    if (shown.status === 401) onUnauthorized();
+    if (!isCall) throw error;
+  }
+
+  /** Tell the tokens of texts, where the answer does not. */
+  async function countTokens(texts, request, result) {
+    const counted = await ask({ path: `tokenize?model=${encodeURIComponent(model.id)}`, body: { inputs: texts } });
+    if (!Array.isArray(counted) || sent !== request || running) return;
+    const tokens = counted.reduce((sum, each) => sum + each.length, 0);
     showFacts(facts, { ...result, usage: { prompt_tokens: tokens } });
   }
 
@@ -120,18 +155,17 @@ function createBench(model, view, readKey, onUnauthorized) {
     submit();
   });
   form.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.defaultPrevented) {
-      event.preventDefault();
-      submit();
-    }
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    submit();
   });
   form.addEventListener("input", updateCode);
   form.addEventListener("change", updateCode);
-  updateCode();
+  restart();
   return {
     element: element("div", { class: "bench" }, element("div", { class: "pair" }, form, output), code.element),
     updateCode,
-    stop: () => running?.abort(),
+    stop: () => running?.controller.abort(),
   };
 }
 
@@ -185,7 +219,7 @@ function createCode(readKey) {
     made.show(made.request);
   };
   const copy = async () => {
-    copied.textContent = (await copyText(code.textContent)) ? "Copied" : "Copy it by hand: the browser does not allow it";
+    copied.textContent = (await copyText(code.textContent)) ? "Copied" : "The browser does not allow it";
   };
   made.element = element(
     "section",

@@ -38,7 +38,8 @@ function checkBox(label, checked = false) {
 
 /** Fields that few need, folded away. */
 function options(...fields) {
-  return element("details", { class: "options" }, element("summary", {}, "Options"), element("div", { class: "grid" }, fields));
+  const grid = element("div", { class: "grid" }, fields);
+  return element("details", { class: "options" }, element("summary", {}, "Options"), grid);
 }
 
 /** Buttons of which one is pressed: radio buttons, so that arrow keys choose. `choices` are `{id, title}`. */
@@ -98,7 +99,7 @@ function appendMany(parent, items, build, noun) {
  *
  * Bars are shares of 1 if all scores are, else of the score that is farthest from 0.
  *
- * @param rows `{label, score}`
+ * @param rows `{label, score}`; a label is a text or an element
  */
 function bars(rows, caption, noun = "classes") {
   const largest = rows.reduce((most, { score }) => Math.max(most, Math.abs(score)), 0);
@@ -128,6 +129,17 @@ function bars(rows, caption, noun = "classes") {
   );
   const table = element("table", { class: "bars" }, element("caption", { class: "unseen" }, caption), head, body);
   return [table, more];
+}
+
+/** `bars` whose labels are buttons, of which one is pressed; `onchoose` gets the row. */
+function choosableBars(rows, caption, noun, onchoose) {
+  const buttons = rows.map((row, position) =>
+    button(row.label, () => {
+      buttons.forEach((each, other) => each.setAttribute("aria-pressed", String(other === position)));
+      onchoose(row);
+    }, { class: "pick", "aria-pressed": String(position === 0) }),
+  );
+  return bars(rows.map((row, position) => ({ label: buttons[position], score: row.score })), caption, noun);
 }
 
 /** A part of a text by the positions of characters, as the server counts them: JavaScript counts UTF-16's units. */

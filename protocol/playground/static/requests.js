@@ -13,6 +13,11 @@ function encodeName(name) {
   return name.split("/").map(encodeURIComponent).join("/");
 }
 
+/** The path of Hugging Face's call of a model; a task is named where it is not the model's own. */
+function hubPath(model, task) {
+  return `models/${encodeName(model.id)}${task ? `/pipeline/${task}` : ""}`;
+}
+
 /** An error of the server, or of the way to it. `status` is 0 if there was no answer. */
 class CallError extends Error {
   constructor(message, details = {}) {

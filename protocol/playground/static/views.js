@@ -8,7 +8,12 @@ const VIEWS = [];
  * @property {string} title
  * @property {string[]} tasks the tasks of the models that it is for
  * @property {string[]} [others] the tasks of models that can do it too
- * @property {(model: object) => Panel} create makes its panel for a model
+ * @property {string} [capability] the call of OpenAI's API that the model must answer
+ * @property {(model: object, ask: Ask) => Panel} create makes its panel for a model
+ *
+ * @callback Ask asks the server for something beside the answer
+ * @param {{path: string, body: object}} request
+ * @returns {Promise<object>} the answer; {} for an error
  *
  * @typedef {object} Panel
  * @property {Element[]} fields what the user fills in
@@ -16,7 +21,7 @@ const VIEWS = [];
  * @property {(answer: object, request: object) => Shown} show what is shown of an answer that came as a whole
  * @property {(request: object) => Stream} [open] for answers that come in pieces, instead of `show`
  * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not tell
- * @property {string} [action] the label of the button that sends
+ * @property {() => void} [clear] forgets what came before
  *
  * @typedef {object} Shown
  * @property {Element[]} content
@@ -25,7 +30,8 @@ const VIEWS = [];
  * @typedef {object} Stream
  * @property {Element[]} content
  * @property {(event: object) => void} take changes the content by an event
- * @property {(isWhole: boolean) => string} close called at the end, or when the user stops; returns the summary
+ * @property {() => object} usage the tokens, as OpenAI's API counts them
+ * @property {(outcome: "whole" | "stopped" | "failed") => string} close called at the end; returns the summary
  */
 
 /** @param {View} view */
@@ -35,9 +41,10 @@ function registerView(view) {
 
 /** The views for a model; first those that are for its task. */
 function listViews(model) {
+  const served = VIEWS.filter(({ capability }) => !capability || model.capabilities.includes(capability));
   return [
-    ...VIEWS.filter((view) => view.tasks.includes(model.task)),
-    ...VIEWS.filter((view) => view.others?.includes(model.task)),
+    ...served.filter((view) => view.tasks.includes(model.task)),
+    ...served.filter((view) => view.others?.includes(model.task)),
   ];
 }
 
@@ -55,7 +62,7 @@ function readText(control, name) {
   return control.value;
 }
 
-/** The number in a control; undefined if it is empty. @throws FieldError if it is none, or not in the control's range */
+/** The number in a control; undefined if it is empty. @throws FieldError if the control does not allow it */
 function readNumber(control, name) {
   if (control.value.trim() === "" && control.validity.valid) return undefined;
   if (!control.validity.valid) throw new FieldError(`${name}: ${control.validationMessage}`, control);

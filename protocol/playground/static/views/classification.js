@@ -13,21 +13,21 @@ registerView({
       ["sigmoid", "sigmoid: each class on its own"],
       ["none", "none: the model's raw scores"],
     ]);
-    const needsPair = model.task !== "sequence_classification";
-    if (needsPair) pair.value = "This is praise.";
-    const pairField = field("Second text", pair, needsPair ? null : "Only for models that compare two texts");
+    const isClassifier = model.task === "sequence_classification";
+    if (!isClassifier) pair.value = "This is praise.";
+    const pairField = field("Second text", pair, isClassifier ? "Only for models that compare two texts" : null);
 
     return {
       fields: [
         field("Text", text),
-        needsPair ? pairField : null,
-        options(needsPair ? null : pairField, field("Function of the scores", scoring)),
+        isClassifier ? null : pairField,
+        options(isClassifier ? pairField : null, field("Function of the scores", scoring)),
       ],
       read() {
         const first = readText(text, "Text");
         const inputs = pair.value ? { text: first, text_pair: pair.value } : first;
         const parameters = scoring.value ? { parameters: { function_to_apply: scoring.value } } : {};
-        return { path: `models/${encodeName(model.id)}/pipeline/text-classification`, body: { inputs, ...parameters } };
+        return { path: hubPath(model, isClassifier ? "" : "text-classification"), body: { inputs, ...parameters } };
       },
       listTexts: ({ inputs }) => (typeof inputs === "string" ? [inputs] : [inputs.text, inputs.text_pair]),
       show(answer) {

@@ -1,0 +1,35 @@
+registerView({
+  id: "zero-shot",
+  title: "Classify by labels",
+  tasks: ["zero_shot_classification"],
+
+  create(model) {
+    const text = textArea("The team scored twice in the last minute.");
+    const labels = labelEditor("Labels", ["sport", "politics", "cooking"]);
+    const template = textInput("", { placeholder: "This example is {}." });
+    const several = checkBox("Several labels may be true");
+    return {
+      fields: [
+        field("Text", text),
+        labels.element,
+        several.element,
+        options(field("Hypothesis", template, "A sentence with {} where the label goes")),
+      ],
+      read() {
+        const inputs = readText(text, "Text");
+        const parameters = { candidate_labels: labels.read() };
+        if (several.box.checked) parameters.multi_label = true;
+        if (template.value.trim()) {
+          if (!template.value.includes("{}")) throw new FieldError("The hypothesis has no {} for the label.", template);
+          parameters.hypothesis_template = template.value;
+        }
+        return { path: hubPath(model, "zero-shot-classification"), body: { inputs, parameters } };
+      },
+      listTexts: ({ inputs }) => [inputs],
+      show(answer) {
+        const summary = `${answer[0].label}: ${formatScore(answer[0].score)}`;
+        return { content: bars(answer, "Labels, best first", "labels"), summary };
+      },
+    };
+  },
+});
