@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,10 @@ import orjson
 from benchmarks.closed_loop import Load, closed_loop
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+_TIMEOUT = aiohttp.ClientTimeout(total=120)
+# Not compressed, as other servers do not.
+_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 
 
 def bodies(
@@ -35,11 +40,8 @@ def bodies(
 
 async def drive(url: str, requests: list[bytes], callers: int, texts_a_request: int, seconds: float) -> Load:
     """Load a server over HTTP, going through the requests again and again."""
-    timeout = aiohttp.ClientTimeout(total=120)
-    # Not compressed, as other servers do not.
-    headers = {"content-type": "application/json", "accept-encoding": "identity"}
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, headers=_HEADERS) as session:
 
         async def ask(turn: int) -> bool:
             async with session.post(url, data=requests[turn % len(requests)]) as response:
@@ -47,6 +49,26 @@ async def drive(url: str, requests: list[bytes], callers: int, texts_a_request: 
                 return response.status == 200
 
         return await closed_loop(ask, callers, texts_a_request, seconds)
+
+
+async def ask_once(url: str, requests: list[bytes], callers: int) -> None:
+    """Ask a server each request once, by callers that send their next one when they have an answer.
+
+    Raises:
+        SystemExit: a request failed.
+    """
+    waiting = iter(requests)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, headers=_HEADERS) as session:
+
+        async def call() -> None:
+            for request in waiting:
+                async with session.post(url, data=request) as response:
+                    await response.read()
+                    if response.status != 200:
+                        raise SystemExit(f"error: the server answered {response.status}")
+
+        await asyncio.gather(*(call() for _ in range(callers)))
 
 
 async def drive_grpc(port: int, texts: list[str], callers: int, seconds: float) -> Load:

@@ -143,9 +143,9 @@ def _measure_loads(
     return loads
 
 
-def sample() -> list[str]:
+def sample(count: int = 1920) -> list[str]:
     """The texts of all benchmarks."""
-    return sample_texts(1920, _count_tokens)
+    return sample_texts(count, _count_tokens)
 
 
 def count_tokens(texts: Sequence[str]) -> int:
