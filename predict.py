@@ -28,7 +28,7 @@ import uvloop
 from protocol.bulk.formats import open_source
 from protocol.bulk.job import STREAM, Job, PartWorker, run_parts
 from protocol.bulk.outputs import JsonOutput, count_errors
-from protocol.bulk.parts import GENERATED_ROWS, PART_ROWS, PartSummary
+from protocol.bulk.parts import GENERATED_ROWS, PART_ROWS, Part, PartSummary
 from protocol.bulk.predictor import Answer, Predictor
 from protocol.bulk.progress import Progress
 from protocol.bulk.rows import NO_ROWS, Rows, list_written
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("predict")
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
+_ADVICE = "the same command goes on where it has ended"
+_KEYS = ("api_key", "api_key_file", "admin_api_key", "admin_api_key_file")
 # A model that is stopped gets this long: its batch ends first.
 _CLOSE_SECONDS = 5.0
 # The arguments that decide the answers, beside those of a model and of its answers; names decide nothing.
@@ -88,6 +90,7 @@ def predict(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     configure_predictions()
     answers = _keep_output()
+    _check_ray(own, texts)
     if own.input is not None and texts:
         raise ArgumentsError("texts on the command line and --input exclude each other")
     if own.input is None and not texts and sys.stdin.isatty():
@@ -117,8 +120,16 @@ def _predict(own: PredictArguments, texts: Sequence[str], configuration: Configu
     with job.open(part_rows, describe_model(configuration.models[0])):
         if job.is_stream:
             return _Process(own.parameters, partial(_fill_file, own, texts, job)).run(configuration)
-        advice = "the same command goes on where it has ended"
-        return _Process(own.parameters, partial(_run_job, job, part_rows), advice).run(configuration)
+        if own.ray:
+            return _run_on_ray(own, job, part_rows, configuration)
+        return _Process(own.parameters, partial(_run_job, job, part_rows), _ADVICE).run(configuration)
+
+
+def _check_ray(own: PredictArguments, texts: Sequence[str]) -> None:
+    if own.ray and (texts or own.input in (None, STREAM) or own.output == STREAM):
+        raise ArgumentsError("--ray needs files: --input=FILE and --output=FILE")
+    if own.workers is not None and not own.ray:
+        raise ArgumentsError(f"--workers={own.workers} is a number of Ray's workers: it needs --ray")
 
 
 def configure_predictions() -> None:
@@ -282,17 +293,95 @@ class _Process:
 
 async def _run_job(job: Job, part_rows: int, predictor: Predictor, progress: Progress) -> None:
     """Do the parts of a job that are not done, and join all of them."""
-    parts = await asyncio.to_thread(job.plan, part_rows, predictor.extra_names)
-    done = job.find_done()
-    rows = sum(part.rows for part in parts if part.number in done)
-    progress.start(sum(part.rows for part in parts), rows, sum(part.errors for part in done.values()))
+    parts = await asyncio.to_thread(_begin_job, job, part_rows, progress, predictor.extra_names)
 
     def note(summary: PartSummary) -> None:
         progress.add(summary.rows, summary.errors)
 
     with PartWorker(job, predictor) as worker:
-        await run_parts([part for part in parts if part.number not in done], worker, note)
+        await run_parts(parts, worker, note)
     await asyncio.to_thread(job.finish)
+
+
+def _begin_job(job: Job, part_rows: int, progress: Progress, extra_names: Sequence[str] = ()) -> list[Part]:
+    """The parts of a job that are not done."""
+    parts = job.plan(part_rows, extra_names)
+    done = job.find_done()
+    rows = sum(part.rows for part in parts if part.number in done)
+    progress.start(sum(part.rows for part in parts), rows, sum(part.errors for part in done.values()))
+    return [part for part in parts if part.number not in done]
+
+
+def _run_on_ray(own: PredictArguments, job: Job, part_rows: int, configuration: Configuration) -> int:
+    """Let Ray's workers do the parts of a job that are not done, and join all of them; returns the exit code."""
+    from protocol.bulk.ray_job import RayWorkers, connect_ray
+    from runners.hosting.resources import request_gpus
+
+    # A worker has another working folder.
+    job = replace(job, input=job.input.absolute(), output=job.output.absolute())
+    open_worker = partial(open_part_worker, job, _make_portable(configuration))
+    gpus = int(request_gpus(configuration, max(1, configuration.parallel_size)).get("gpu", 0))
+    workers = RayWorkers(job, open_worker, own.workers, gpus)
+    progress = Progress()
+    try:
+        with connect_ray() as ray:
+            # Ray has set a handler of its own.
+            for number in STOP_SIGNALS:
+                signal.signal(number, _stop_ray)
+            for summary in workers.run(ray, _begin_job(job, part_rows, progress)):
+                progress.add(summary.rows, summary.errors)
+            job.finish()
+    except _StoppedError as stopped:
+        progress.close()
+        logger.warning("%s has ended the work; %s", stopped.number.name, _ADVICE)
+        return 128 + stopped.number
+    finally:
+        progress.close()
+    progress.conclude()
+    return 1 if progress.errors else 0
+
+
+class _StoppedError(KeyboardInterrupt):
+    """A signal has ended the work."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+
+def _stop_ray(number: int, _: FrameType | None) -> None:
+    for each in STOP_SIGNALS:
+        signal.signal(each, _end)
+    raise _StoppedError(signal.Signals(number))
+
+
+def _make_portable(configuration: Configuration) -> Configuration:
+    """The configuration for other machines: without keys, and with the whole path of the model's folder."""
+    [model] = configuration.models
+    arguments = model.arguments.model_copy(update=dict.fromkeys(_KEYS))
+    for name in ("model_dir", "model_id"):
+        value = getattr(arguments, name)
+        if value is not None and Path(value).is_dir():
+            arguments = arguments.model_copy(update={name: str(Path(value).absolute())})
+    server = configuration.arguments.model_copy(update=dict.fromkeys(_KEYS))
+    return Configuration(server, (replace(model, arguments=arguments),))
+
+
+@asynccontextmanager
+async def open_part_worker(job: Job, configuration: Configuration, processes: int) -> AsyncIterator[PartWorker]:
+    """Load the model in a process of its own.
+
+    Args:
+        processes: how many share the cores of this machine.
+
+    Raises:
+        RunnerError: the model cannot be loaded, or a parameter of the job is wrong.
+    """
+    configure_predictions()
+    server = configuration.arguments.model_copy(update={"workers": processes})
+    configure_log(server)
+    async with open_model(configuration.replace_server_arguments(server)) as runner:
+        with PartWorker(job, Predictor(runner, job.parameters, server)) as worker:
+            yield worker
 
 
 async def _fill_file(

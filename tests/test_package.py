@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_server_and_nothing_else(wheel: Path) -> None:
 def test_the_metadata_have_the_version_and_the_extras(metadata: Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == (PROJECT["name"], VERSION)
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
-    extras = {"cpu", "cuda", "storage", "tracing"}
+    extras = {"bulk", "cpu", "cuda", "ray", "storage", "tracing"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras == {*PROJECT["optional-dependencies"]}
     for extra, lines in PROJECT["optional-dependencies"].items():
         asked = [each for each in requirements if each.marker is not None and each.marker.evaluate({"extra": extra})]
@@ -87,7 +87,13 @@ def test_the_metadata_have_the_version_and_the_extras(metadata: Message) -> None
 
 
 @pytest.mark.parametrize(
-    ("extra", "package"), [("storage", "kserve-storage"), ("tracing", "opentelemetry-exporter-otlp-proto-grpc")]
+    ("extra", "package"),
+    [
+        ("bulk", "pyarrow"),
+        ("ray", "ray"),
+        ("storage", "kserve-storage"),
+        ("tracing", "opentelemetry-exporter-otlp-proto-grpc"),
+    ],
 )
 def test_the_extra_resolves(wheel: Path, environment: Path, extra: str, package: str) -> None:
     """Everything that it asks for is in the environment of the tests; the other extras are not, since they conflict."""

@@ -64,6 +64,11 @@ class Job:
         """The folder of the parts."""
         return self.output.with_name(f"{self.output.name}.parts")
 
+    @property
+    def description(self) -> Path:
+        """What the job in the folder is."""
+        return self.folder / _DESCRIPTION
+
     def check(self) -> None:
         """Check the files before a model is loaded.
 
@@ -144,7 +149,7 @@ class Job:
             lock.release()
 
     def _check_description(self, wanted: Description) -> None:
-        path = self.folder / _DESCRIPTION
+        path = self.description
         try:
             found = json.loads(path.read_bytes())
         except FileNotFoundError:

@@ -77,6 +77,17 @@ class PredictArguments(ArgumentGroup):
     parameters: Annotated[dict[str, Any], BeforeValidator(parse_object)] = Field(
         {}, description='the `parameters` of a request of V1, as a JSON object: `{"top_k": 3}`'
     )
+    ray: bool = Field(
+        False,
+        description="workers of Ray answer the texts, on this machine or on those of a cluster "
+        "([docs/how-to/bulk.md](docs/how-to/bulk.md#many-machines)); `input` and `output` are files",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="so many of Ray's workers load the model; unset, one for each GPU, or for each machine if there "
+        "are none",
+    )
 
 
 class ModelArguments(ArgumentGroup):

@@ -51,9 +51,13 @@ def create_parser(own: Sequence[type[ArgumentGroup]] = ()) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
     )
+    own_names = {name for group in own for name in group.model_fields}
     for group in (*own, *GROUPS):
         options = parser.add_argument_group(group.title)
         for name, field in group.model_fields.items():
+            if name in own_names and group not in own:
+                # It has another meaning for the command.
+                continue
             default = show_default(field.default)
             described = f"{field.description}; default {default}" if default else f"{field.description}"
             _add_option(options, _list_names(name), _is_flag(field), described)
