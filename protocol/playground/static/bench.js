@@ -31,7 +31,7 @@ function createBench(model, view, readKey, onUnauthorized) {
     panel.fields,
     problem,
     element("div", { class: "actions" }, element("button", { type: "submit", class: "main" }, "Send"), stop, clear,
-      element("p", { class: "hint keys" }, "Ctrl + Enter sends")),
+      element("p", { class: "hint keys" }, `${/Mac|iP/.test(navigator.platform) ? "⌘" : "Ctrl"} + Enter sends`)),
   );
   const output = element(
     "section",
@@ -133,7 +133,7 @@ function createBench(model, view, readKey, onUnauthorized) {
     }
     stream?.close("failed");
     const isCall = error instanceof CallError;
-    const shown = isCall ? error : new CallError(`This page cannot show the answer: ${error.message}`);
+    const shown = isCall ? error : new CallError("This page cannot show the answer.", { isAnswered: true });
     const box = showError(shown, submit);
     if (stream) content.append(box);
     else content.replaceChildren(box);
@@ -193,7 +193,7 @@ function showError(error, again) {
   return element(
     "div",
     { class: "error", role: "alert" },
-    element("h3", {}, error.status ? `Error ${error.status}` : "No answer"),
+    element("h3", {}, error.status ? `Error ${error.status}` : error.isAnswered ? "Unknown answer" : "No answer"),
     element("p", {}, error.message),
     element("p", { class: "hint" }, advise(error)),
     isTemporary ? button("Try again", again) : null,

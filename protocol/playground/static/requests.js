@@ -18,11 +18,12 @@ function hubPath(model, task) {
   return `models/${encodeName(model.id)}${task ? `/pipeline/${task}` : ""}`;
 }
 
-/** An error of the server, or of the way to it. `status` is 0 if there was no answer. */
+/** An error of the server, or of the way to it. `status` is 0 if there was no answer that this page understands. */
 class CallError extends Error {
   constructor(message, details = {}) {
     super(message);
-    Object.assign(this, { status: 0, retryAfter: null, requestId: null, milliseconds: null }, details);
+    const unknown = { status: 0, retryAfter: null, requestId: null, milliseconds: null, isAnswered: false };
+    Object.assign(this, unknown, details);
   }
 }
 
@@ -65,8 +66,9 @@ async function call(request, { key = "", signal, take } = {}) {
     return { answer: await response.json(), status, requestId, ...details() };
   } catch (error) {
     if (error instanceof CallError || error.name === "AbortError") throw error;
-    if (error instanceof SyntaxError) throw new CallError("The answer is not JSON.", details());
-    throw new CallError("The server did not answer.", details());
+    const isAnswered = error instanceof SyntaxError;
+    const message = isAnswered ? "The answer is not JSON." : "The server did not answer.";
+    throw new CallError(message, { isAnswered, ...details() });
   }
 }
 
@@ -117,7 +119,9 @@ function advise(error) {
   const wait = error.retryAfter ? `in ${error.retryAfter} s` : "in a moment";
   switch (error.status) {
     case 0:
-      return "Check that the server runs and that the network reaches it.";
+      return error.isAnswered
+        ? "Check that this page and the server have the same version, and what is between them."
+        : "Check that the server runs and that the network reaches it.";
     case 400:
     case 422:
       return "Change the inputs as the message says.";
