@@ -158,15 +158,15 @@ def test_a_bento_holds_the_server_and_nothing_else(flavor: str, build: Build) ->
     source = build(flavor).folder / "src"
     held = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     listed = subprocess.run(
-        ["git", "ls-files", "*.py", "*.json"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "*.py", "*.json", "protocol/playground/static"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()  # fmt: skip
-    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {
+    code = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {
         "service.py",
         "launch.py",
         "doctor.py",
         "predict.py",
     }
-    assert held == python | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
+    assert held == code | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
 
 
 @pytest.mark.slow
