@@ -114,7 +114,9 @@ def list_values(answer: Answer, extra_names: Sequence[str]) -> dict[str, Any]:
     if not isinstance(answer, Prediction):
         return {ERROR: str(answer)}
     arrays = {name: answer.arrays[output_name(name)] for name in extra_names}
-    return {PREDICTION: render_prediction(answer), **arrays}
+    # orjson takes no array without a dimension.
+    extras = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+    return {PREDICTION: render_prediction(answer), **extras}
 
 
 def _load(values: dict[str, Any]) -> dict[str, Any]:
