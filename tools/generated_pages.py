@@ -24,7 +24,7 @@ from protocol.openai.pooling import PoolingRequest
 from protocol.openai.ranking import RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
-from runners.core.argument_groups import LimitArguments, PredictArguments, show_default
+from runners.core.argument_groups import ArgumentGroup, LimitArguments, PredictArguments, show_default
 from runners.core.arguments import GROUPS
 from runners.core.metric_families import HistogramFamily, list_families
 from runners.core.sampling_parameters import SamplingParameters
@@ -110,7 +110,8 @@ POOLING = {route.value: route for route in pooling_parameters.REFUSED}
 def render_arguments() -> str:
     """Every argument by group, without the limits, which have a page of their own."""
     parts = []
-    for group in (*GROUPS, PredictArguments):
+    groups: tuple[type[ArgumentGroup], ...] = (*GROUPS, PredictArguments)
+    for group in groups:
         if group is LimitArguments:
             parts.append("## Limits\n\nSee [limits](limits.md).\n")
             continue

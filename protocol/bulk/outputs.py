@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 
@@ -68,27 +68,37 @@ class CsvOutput(Output):
         records, written = rows.to_records(), list_written(self.extra_names)
         names = dict.fromkeys(name for record in records for name in record)
         with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*names, *written])
+            writer = _CsvWriter(file)
+            writer.write([*names, *written])
             for record, answer in zip(records, answers, strict=True):
                 values = {**record, **_load(list_values(answer, self.extra_names))}
-                writer.writerow([to_cell(values.get(name)) for name in (*names, *written)])
+                writer.write([to_cell(values.get(name)) for name in (*names, *written)])
 
     def merge(self, paths: Sequence[Path], target: Path) -> None:
         headers = [next(_read(path)) for path in paths]
         written = headers[0][headers[0].index(PREDICTION) :]
         header = [*dict.fromkeys(name for own in headers for name in own if name not in written), *written]
         with open(target, "w", encoding="utf-8", newline="") as joined:
-            writer = csv.writer(joined, lineterminator="\n")
-            writer.writerow(header)
+            writer = _CsvWriter(joined)
+            writer.write(header)
             for path, own in zip(paths, headers, strict=True):
                 rows = _read(path)
                 next(rows)
-                if own == header:
-                    writer.writerows(rows)
-                else:
-                    places = [own.index(name) if name in own else None for name in header]
-                    writer.writerows(["" if at is None else row[at] for at in places] for row in rows)
+                places = [own.index(name) if name in own else None for name in header]
+                for row in rows:
+                    writer.write(row if own == header else ["" if at is None else row[at] for at in places])
+
+
+class _CsvWriter:
+    """Writes rows of texts, whose lines end with a line feed."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._plain = csv.writer(file, lineterminator="\n")
+        # Before Python 3.13 `csv` does not quote a carriage return that ends no row.
+        self._quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write(self, row: Sequence[str]) -> None:
+        (self._quoting if any("\r" in cell for cell in row) else self._plain).writerow(row)
 
 
 class ParquetOutput(Output):
