@@ -5,8 +5,8 @@ export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
 	test-clients-bench test-gpu test-image test-install test-restarts test-triton test-vllm-suite architectures-table \
-	arguments-table bench bench-answers bench-encoders bench-generation bench-gpu bench-infinity bench-metrics bench-models \
-	bench-sizing bench-start bench-summary bench-wires lint clean debian-programs
+	arguments-table bench bench-answers bench-bulk bench-encoders bench-generation bench-gpu bench-infinity bench-metrics \
+	bench-models bench-sizing bench-start bench-summary bench-wires lint clean debian-programs
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -166,6 +166,10 @@ bench-sizing: $(VENV)/installed-bench
 # Measures two models in one server; BENCH_MODELS are options.
 bench-models: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.several_models $(BENCH_MODELS)
+
+# Compares `predict` on a file, alone and on Ray, with a server; BENCH_BULK are options.
+bench-bulk: $(VENV)/installed-test
+	$(PYTHON) -m benchmarks.bulk $(BENCH_BULK)
 
 # Measures what records of requests and metrics cost; BENCH_METRICS are options.
 bench-metrics: $(VENV)/installed-bench
