@@ -40,6 +40,10 @@ NOT_TESTED = {
         "needs Docker",
         "needs a BentoCloud account",
     ],
+    "docs/how-to/bulk.md": [
+        "tests/test_predict_ray.py runs such a command",
+        "tests/test_predict_ray.py starts such a cluster on one machine",
+    ],
     "docs/how-to/check-a-gpu.md": ["needs a GPU; tests/test_gpu_commands.py rehearses it on a CPU"] * 2,
     "docs/how-to/deploy.md": [
         *["needs a cluster"] * 5, "needs GPUs and a cluster", "needs a BentoCloud account", "needs Docker",
