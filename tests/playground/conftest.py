@@ -34,8 +34,19 @@ MODELS: dict[str, dict[str, Any]] = {
 # Each model with each of its views, or "" for its only one; test_views.py tells whether one is missing.
 VIEWS = [
     ("sentiment", ""),
-    ("nli", ""),
-    ("rerank", ""),
+    ("ner", ""),
+    ("bert", ""),
+    ("qa", ""),
+    ("nli", "zero-shot"),
+    ("nli", "classification"),
+    ("embed", "similarity"),
+    ("embed", "rerank"),
+    ("rerank", "rerank"),
+    ("rerank", "classification"),
+    ("splade", ""),
+    ("translator", ""),
+    ("chat", "chat"),
+    ("chat", "completion"),
 ]
 
 OpenWorkbench = Callable[..., Workbench]

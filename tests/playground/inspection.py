@@ -7,12 +7,13 @@ from typing import Any
 from playwright.sync_api import Page
 
 # Roles of controls, which need a name that screen readers say.
-_CONTROLS = {
+CONTROLS = {
     "button", "checkbox", "combobox", "link", "listbox", "radio", "searchbox", "slider", "spinbutton", "switch", "textbox",
 }  # fmt: skip
 
 # WCAG 2.2, success criterion 1.4.3. Colours are drawn on a canvas, since they may be written in any colour space.
-_CONTRASTS = """() => {
+_CONTRASTS = """async () => {
+  await Promise.all(document.getAnimations().filter((each) => each instanceof CSSTransition).map((each) => each.finished));
   const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const read = (color) => {
     context.clearRect(0, 0, 1, 1);
@@ -72,6 +73,20 @@ _STOPS = """() => {
 }"""
 _DESCRIBE = """(element) => `${element.tagName} ${element.id || element.name} ${(element.labels?.[0] ?? element).innerText.slice(0, 30)}`"""
 _FOCUSED = """() => document.activeElement === document.body ? null : (DESCRIBE)(document.activeElement)"""
+
+# Tab goes on from what had the focus last.
+_TO_START = "() => { const { body } = document; body.tabIndex = -1; body.focus(); body.removeAttribute('tabindex'); }"
+
+_IS_OUTLINED = """() => {
+  const focused = document.activeElement;
+  const shown = [focused, focused.parentElement, focused.nextElementSibling, ...(focused.labels ?? [])].filter(Boolean);
+  return shown.some((each) => getComputedStyle(each).outlineStyle !== "none" && parseFloat(getComputedStyle(each).outlineWidth) > 1);
+}"""
+
+_MOVING = """() => [...document.querySelectorAll("*")].filter((element) => ["", "::before", "::after"].some((part) => {
+  const { animationName, transitionDuration, scrollBehavior } = getComputedStyle(element, part || null);
+  return animationName !== "none" || scrollBehavior === "smooth" || transitionDuration.split(",").some((each) => parseFloat(each) > 0);
+})).map((element) => `${element.tagName}.${element.className}`)"""
 
 # A control is shown by its own box, or, where that is hidden, by its label's.
 _UNREACHABLE = """() => {
@@ -151,8 +166,18 @@ def accessibility_nodes(page: Page) -> list[dict[str, Any]]:
     ]
 
 
-def nameless_controls(page: Page) -> list[str]:
-    """The roles of the controls that have no name for screen readers."""
-    return [
-        node["role"] for node in accessibility_nodes(page) if node["role"] in _CONTROLS and not node["name"].strip()
-    ]
+def unmarked_stops(page: Page) -> list[str]:
+    """The stops of the key Tab that look the same with the focus as without: no outline, theirs or their label's."""
+    page.evaluate(_TO_START)
+    unmarked: list[str] = []
+    for _ in tab_stops(page):
+        page.keyboard.press("Tab")
+        if not page.evaluate(_IS_OUTLINED):
+            unmarked.append(page.evaluate(_with_description(_FOCUSED)))
+    return unmarked
+
+
+def moving(page: Page) -> list[str]:
+    """The elements that move, or that would at a change."""
+    found: list[str] = page.evaluate(_MOVING)
+    return found

@@ -2,70 +2,85 @@
 
 from __future__ import annotations
 
-import pytest
-from playwright.sync_api import expect
+from collections.abc import Iterator
+from typing import Literal
 
-from tests.browser import needs_browser
-from tests.playground.conftest import VIEWS, OpenWorkbench
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import Visit, needs_browser
+from tests.playground.conftest import VIEWS
 from tests.playground.inspection import (
+    CONTROLS,
     accessibility_nodes,
     faint_texts,
-    nameless_controls,
+    moving,
     overflow,
     press_tab_through,
     tab_stops,
+    unmarked_stops,
     unreachable_controls,
 )
+from tests.playground.workbench import Workbench
 from tests.servers import ServerProcess
 
 pytestmark = [pytest.mark.slow, needs_browser()]
 
 # Roles besides those of controls that mean nothing without a name.
 _NAMED = {"heading", "table", "image", "region", "radiogroup"}
-WINDOWS = [(1280, 800), (360, 640), (320, 640)]
 
 
-@pytest.mark.parametrize(("model", "view"), VIEWS)
-def test_screen_readers_and_keys(model: str, view: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    bench = workbenches(server, viewport={"width": 1280, "height": 800})
-    bench.open(model, view)
-    bench.send()
-    expect(bench.page.get_by_role("status").filter(has_text="Answer after")).to_have_count(1)
-    assert nameless_controls(bench.page) == []
+@pytest.fixture(scope="module", params=VIEWS, ids="-".join)
+def page(request: pytest.FixtureRequest, browser: Browser, server: ServerProcess) -> Iterator[Page]:
+    """A view with an answer in it."""
+    model, view = request.param
+    with Visit(browser, server.url, viewport={"width": 1280, "height": 800}) as visit:
+        bench = Workbench(visit)
+        bench.open(model, view)
+        if model == "chat":
+            bench.limit_tokens(8)
+        bench.send()
+        yield visit.page
+        assert visit.faults == []
 
-    nodes = accessibility_nodes(bench.page)
+
+def test_screen_readers_get_names_and_a_structure(page: Page) -> None:
+    expect(page.get_by_role("status").filter(has_text="Answer after")).to_have_count(1)
+    nodes = accessibility_nodes(page)
+    assert [node for node in nodes if node["role"] in CONTROLS | _NAMED and not node["name"].strip()] == []
     levels = [int(node["level"]) for node in nodes if node["role"] == "heading"]
     assert levels.count(1) == 1
-    assert [node for node in nodes if node["role"] in _NAMED and not node["name"]] == []
-    landmarks = {node["role"] for node in nodes} & {"banner", "main", "navigation", "complementary"}
-    assert landmarks >= {"banner", "main", "navigation"}
-    assert bench.page.locator("html").get_attribute("lang") == "en"
-    assert bench.page.evaluate("() => [...document.querySelectorAll('[id]')].map(each => each.id).sort()") == sorted(
-        set(bench.page.evaluate("() => [...document.querySelectorAll('[id]')].map(each => each.id)"))
-    )
-
-    expected = tab_stops(bench.page)
-    assert press_tab_through(bench.page) == expected
+    assert {node["role"] for node in nodes} >= {"banner", "main", "navigation", "complementary"}
+    assert page.locator("html").get_attribute("lang") == "en"
+    ids: list[str] = page.evaluate("() => [...document.querySelectorAll('[id]')].map((each) => each.id)")
+    assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize(("width", "height"), WINDOWS)
-@pytest.mark.parametrize(("model", "view"), VIEWS)
-def test_windows(
-    model: str, view: str, width: int, height: int, workbenches: OpenWorkbench, server: ServerProcess
-) -> None:
-    bench = workbenches(server, viewport={"width": width, "height": height})
-    bench.open(model, view)
-    bench.send()
-    for folded in bench.page.locator("main details:not([open]) > summary").all():
+def test_the_key_tab_reaches_every_control_in_order(page: Page) -> None:
+    expected = tab_stops(page)
+    assert press_tab_through(page) == expected
+
+
+def test_what_has_the_focus_is_outlined(page: Page) -> None:
+    assert unmarked_stops(page) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (360, 640), (320, 640)])
+def test_windows(width: int, height: int, page: Page) -> None:
+    """The page never scrolls sideways, and no control is cut off."""
+    page.set_viewport_size({"width": width, "height": height})
+    for folded in page.locator("main details:not([open]) > summary").all():
         folded.click()
-    assert overflow(bench.page) == 0
-    assert unreachable_controls(bench.page) == []
+    assert overflow(page) == 0
+    assert unreachable_controls(page) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("model", "view"), VIEWS)
-def test_contrast(model: str, view: str, scheme: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    bench = workbenches(server, color_scheme=scheme)
-    bench.open(model, view)
-    bench.send()
-    assert faint_texts(bench.page) == []
+def test_contrast(scheme: Literal["light", "dark"], page: Page) -> None:
+    page.emulate_media(color_scheme=scheme)
+    assert faint_texts(page) == []
+
+
+def test_reduced_motion(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    assert moving(page) == []

@@ -13,6 +13,7 @@ from tests.browser import needs_browser
 from tests.debian import ENVIRONMENT, find_program, needs_program
 from tests.nginx import NGINX_START
 from tests.playground.conftest import MODELS, OpenWorkbench
+from tests.playground.workbench import press
 from tests.servers import ServerProcess, free_port
 from tests.waiting import wait_until
 
@@ -72,11 +73,11 @@ def test_colours_follow_the_system_or_the_user(system: str, workbenches: OpenWor
     bench.open()
     assert scheme(bench.page) == system
     for chosen in ("Light", "Dark"):
-        bench.page.get_by_role("radio", name=chosen, exact=True).click()
+        press(bench.page.get_by_role("radio", name=chosen, exact=True))
         assert scheme(bench.page) == chosen.lower()
         bench.page.reload()
         assert scheme(bench.page) == chosen.lower()
-    bench.page.get_by_role("radio", name="Auto", exact=True).click()
+    press(bench.page.get_by_role("radio", name="Auto", exact=True))
     assert scheme(bench.page) == system
 
 
@@ -122,7 +123,7 @@ def test_below_the_prefix_of_a_proxy(path: str, workbenches: OpenWorkbench, prox
     bench = workbenches(server, PREFIX + path, url=proxy)
     bench.open("sentiment")
     bench.send()
-    assert bench.exchanges[-1].path.startswith(f"{PREFIX}/models/sentiment/")
+    assert bench.exchanges[-1].path.startswith(f"{PREFIX}/models/sentiment")
     code = bench.show_code("curl")
     assert f"{proxy}{PREFIX}/models/sentiment" in code
     subprocess.run(["bash", "-ec", code.replace("curl -s", "curl -sf")], check=True, stdout=subprocess.DEVNULL)

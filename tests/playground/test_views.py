@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
+import httpx
+import numpy as np
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
 from tests.browser import needs_browser
 from tests.playground.conftest import MODELS, VIEWS, OpenWorkbench
 from tests.playground.workbench import Workbench
 from tests.servers import ServerProcess
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, needs_browser()]
 
@@ -29,9 +33,9 @@ def test_every_view_is_in_the_tests(workbenches: OpenWorkbench, server: ServerPr
 
 @pytest.fixture(params=["mouse", "keys"])
 def answer(request: pytest.FixtureRequest, workbenches: OpenWorkbench, server: ServerProcess) -> Answer:
-    """A page that shows an answer: `answer("sentiment", "", Text="I love this.")`, once by mouse and once by keys alone."""
+    """A page that shows an answer: `answer("sentiment", Text="I love this.")`, once by mouse and once by keys alone."""
 
-    def ask(model: str, view: str = "", **texts: str) -> Workbench:
+    def ask(model: str, **texts: str) -> Workbench:
         bench = workbenches(server)
         bench.open()
         by_keys = request.param == "keys"
@@ -46,6 +50,7 @@ def answer(request: pytest.FixtureRequest, workbenches: OpenWorkbench, server: S
             bench.wait()
         else:
             bench.send()
+        assert bench.exchanges[-1].status == 200
         expect(bench.fact("Latency")).to_contain_text("ms")
         expect(bench.fact("Input")).to_contain_text("tokens")
         return bench
@@ -53,19 +58,43 @@ def answer(request: pytest.FixtureRequest, workbenches: OpenWorkbench, server: S
     return ask
 
 
-def bars(table: Locator) -> list[tuple[str, str, float]]:
-    """The label of each bar, its score as it is written, and the share of the track that is filled."""
-    shown: list[tuple[str, str, float]] = []
-    for row in table.locator("tbody tr").all():
-        track, bar = row.locator(".track").bounding_box(), row.locator(".bar").bounding_box()
-        assert track is not None
-        assert bar is not None
-        inner = row.locator(".track").evaluate(
-            "element => element.clientWidth - parseFloat(getComputedStyle(element).paddingLeft)"
-            " - parseFloat(getComputedStyle(element).paddingRight)"
-        )
-        shown.append((row.locator("th").inner_text(), row.locator(".score").inner_text(), bar["width"] / inner))
-    return shown
+def rows(bench: Workbench) -> list[tuple[str, str]]:
+    """The label of each bar, and its score as it is written."""
+    shown = bench.answer.locator("table.bars tbody tr")
+    return [(row.locator("th").inner_text(), row.locator(".score").inner_text()) for row in shown.all()]
+
+
+def lengths(bench: Workbench) -> list[float]:
+    """The share of its track that each bar fills."""
+    measured: list[float] = bench.answer.locator(".bar").evaluate_all(
+        """(bars) => bars.map((bar) => {
+          const style = getComputedStyle(bar.parentElement);
+          const whole = bar.parentElement.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+          return bar.getBoundingClientRect().width / whole;
+        })"""
+    )
+    return measured
+
+
+def marks(bench: Workbench, text: str) -> list[tuple[int, int]]:
+    """Where the marked parts of a text begin and end, in characters; what is shown has to be the text, but for labels."""
+    pieces: list[tuple[bool, str]] = bench.answer.locator(".passage").evaluate(
+        """(passage) => [...passage.childNodes].map((node) => [
+          node.nodeName === "MARK", [...node.childNodes].filter((each) => each.nodeType === 3).map((each) => each.data).join("")
+            || (node.nodeType === 3 ? node.data : ""),
+        ])"""
+    )
+    assert "".join(piece for _, piece in pieces) == text
+    found, position = [], 0
+    for is_marked, piece in pieces:
+        if is_marked:
+            found.append((position, position + len(piece)))
+        position += len(piece)
+    return found
+
+
+def written(score: float) -> str:
+    return f"{score:.4f}" if abs(score) >= 0.00005 else f"{score:.1e}".replace("e-0", "e-")
 
 
 @pytest.mark.parametrize("text", ["I love this.", "What a waste of time.", "<b>Fine</b> &amp; 😀"])
@@ -73,7 +102,178 @@ def test_classification_is_bars(text: str, answer: Answer) -> None:
     bench = answer("sentiment", Text=text)
     assert bench.exchanges[-1].body == {"inputs": text}
     [scores] = bench.repeat()
-    shown = bars(bench.answer)
-    assert [(label, score) for label, score, _ in shown] == [(each["label"], f"{each['score']:.4f}") for each in scores]
+    assert rows(bench) == [(each["label"], written(each["score"])) for each in scores]
     # A bar is never thinner than its round ends.
-    assert [share for *_, share in shown] == pytest.approx([each["score"] for each in scores], abs=0.05)
+    assert lengths(bench) == pytest.approx([each["score"] for each in scores], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("Anna flew to Oslo.", ["Anna", "Oslo"]),
+        # Characters of two and of several units of UTF-16.
+        ("😀 👩‍👩‍👧 Anna flew to Oslo 🎉 with Peter.", ["Anna", "Oslo", "Peter"]),
+        ("Anna & <Olga>", ["Anna", "Olga"]),
+        ("It rains.", []),
+    ],
+)
+def test_entities_are_marked_in_the_text(text: str, entities: list[str], answer: Answer) -> None:
+    bench = answer("ner", Text=text)
+    found = bench.repeat()
+    assert marks(bench, text) == [(each["start"], each["end"]) for each in found]
+    assert [text[start:end] for start, end in marks(bench, text)] == entities
+    labels = bench.answer.locator("mark .label").all_inner_texts()
+    assert labels == [each["entity_group"] for each in found]
+    table = bench.answer.locator("tbody tr").all_inner_texts()
+    assert table == [f"{each['word']}\t{each['entity_group']}\t{written(each['score'])}" for each in found]
+
+
+def test_candidates_fill_the_gaps(answer: Answer) -> None:
+    bench = answer("bert", **{"Text with gaps": "The capital of [MASK] is [MASK]."})
+    gaps = bench.repeat()
+    best = [candidates[0]["token_str"] for candidates in gaps]
+    passage = bench.answer.locator(".passage")
+    expect(passage).to_have_text(f"The capital of {best[0]} is {best[1]}.")
+    assert rows(bench) == [(each["token_str"], written(each["score"])) for gap in gaps for each in gap]
+    other = gaps[1][2]["token_str"]
+    bench.answer.get_by_role("table").nth(1).get_by_role("button", name=other, exact=True).click()
+    expect(passage).to_have_text(f"The capital of {best[0]} is {other}.")
+    bench.page.get_by_role("button", name="Use this text").click()
+    expect(bench.field("Text with gaps")).to_have_value(f"The capital of {best[0]} is {other}.")
+
+
+def test_answers_are_marked_in_the_context(answer: Answer) -> None:
+    context = "🏔️ Sarah lives in Munich. She works in Berlin."
+    bench = answer("qa", Question="Where does Sarah live?", Context=context)
+    found = bench.repeat()
+    assert len(found) > 1
+    assert rows(bench) == [(each["answer"], written(each["score"])) for each in found]
+    assert marks(bench, context) == [(found[0]["start"], found[0]["end"])]
+    bench.answer.locator("table.bars").get_by_role("button").nth(1).click()
+    assert marks(bench, context) == [(found[1]["start"], found[1]["end"])]
+
+
+def test_labels_are_edited(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """With keys alone: Enter and commas add labels, Backspace and the labels' buttons remove them."""
+    bench = workbenches(server)
+    bench.open("nli", "zero-shot")
+    bench.type_by_keys(bench.field("Text"), "The film was great.")
+    adder = bench.field("Add a label")
+    bench.tab_to(adder)
+    for _ in range(3):
+        bench.page.keyboard.press("Backspace")
+    for text in ("praise", "blame", "news"):
+        bench.page.keyboard.insert_text(text)
+        bench.page.keyboard.press("Enter" if text != "blame" else ",")
+    bench.page.get_by_role("button", name="Remove news").focus()
+    bench.page.keyboard.press("Enter")
+    bench.page.keyboard.press("Control+Enter")
+    bench.wait()
+    assert bench.exchanges[-1].body["parameters"]["candidate_labels"] == ["praise", "blame"]
+    found = bench.repeat()
+    assert rows(bench) == [(each["label"], written(each["score"])) for each in found]
+    bench.field("Several labels may be true").check()
+    bench.send()
+    assert rows(bench) == [(each["label"], written(each["score"])) for each in bench.repeat()]
+
+
+def test_similarities_are_a_heat_map(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("embed", "similarity")
+    bench.page.get_by_role("button", name="Remove text 4").click()
+    bench.page.get_by_role("button", name="Add text").click()
+    expect(bench.field("text 4")).to_be_focused()
+    bench.page.keyboard.insert_text("Where is Sarah's home?")
+    bench.send()
+    vectors = np.array([each["embedding"] for each in bench.repeat()["data"]])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cells = bench.answer.locator("table.heat tbody td").all_inner_texts()
+    assert [float(cell) for cell in cells] == pytest.approx((vectors @ vectors.T).ravel(), abs=0.0051)
+    assert len(bench.exchanges[-1].body["input"]) == 4
+    expect(bench.fact("Input")).to_have_text(re.compile(r"^\d+ tokens$"))
+
+
+@pytest.mark.parametrize("model", ["rerank", "embed"])
+def test_documents_are_sorted(model: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open(model, "rerank")
+    bench.field("Query").fill("Where does Anna live?")
+    bench.field("document 1").fill("Anna lives in Oslo.")
+    bench.send()
+    documents = bench.exchanges[-1].body["documents"]
+    results = bench.repeat()["results"]
+    shown = bench.answer.locator("ol.ranking > li")
+    assert shown.locator("p").all_inner_texts() == [documents[each["index"]] for each in results]
+    assert shown.locator(".score").all_inner_texts() == [written(each["relevance_score"]) for each in results]
+    assert results[0]["index"] == 0
+
+
+def test_tokens_have_weights_and_names(answer: Answer) -> None:
+    bench = answer("splade", Text="The capital of France is Paris.")
+    [weights] = bench.repeat()["predictions"]
+    best = sorted((each["value"] for each in weights), reverse=True)
+    expect(bench.answer.locator("table.bars th", has_text="paris")).to_have_count(1)
+    assert [float(score) for _, score in rows(bench)] == pytest.approx(best, abs=0.0001)
+
+
+def test_a_text_becomes_another(answer: Answer) -> None:
+    bench = answer("translator", Text="one two three")
+    expect(bench.answer.locator(".passage")).to_have_text("uno dos tres")
+
+
+def test_a_chat_streams(answer: Answer) -> None:
+    """Words appear before the answer ends, and the next message is asked with what was said before."""
+    bench = answer("chat", Message="Sarah lives in Munich. Where does Sarah live?")
+    [user, assistant] = bench.answer.locator(".turn p").all_inner_texts()
+    assert user == "Sarah lives in Munich. Where does Sarah live?"
+    assert "Munich" in assistant
+    expect(bench.fact("First token")).to_contain_text("ms")
+    expect(bench.fact("Output")).to_contain_text("tokens")
+    bench.field("Message").fill("Thank you.")
+    bench.send()
+    said = [each["content"] for each in bench.exchanges[-1].body["messages"]]
+    assert said == [user, assistant, "Thank you."]
+    bench.page.get_by_role("button", name="Start again").click()
+    expect(bench.answer.locator(".turn")).to_have_count(0)
+
+
+def test_a_chat_is_stopped(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """What was said stays, and the server computes no more."""
+    before = cancelled(server)
+    bench = workbenches(server)
+    bench.open("chat", "chat")
+    bench.limit_tokens(1500)
+    bench.field("Message").fill("Write a long story about a fox and a dog.")
+    lengths = bench.page.evaluate_handle(
+        """() => {
+          const lengths = new Set();
+          const note = () => lengths.add(document.querySelector(".turn.assistant p")?.textContent.length ?? 0);
+          new MutationObserver(note).observe(document.querySelector("main"), { subtree: true, childList: true, characterData: true });
+          return lengths;
+        }"""
+    )
+    bench.send_button.click()
+    bench.page.wait_for_function("(lengths) => lengths.size > 4", arg=lengths)
+    bench.page.get_by_role("button", name="Stop").click()
+    bench.wait()
+    expect(bench.answer).to_contain_text("You stopped it.")
+    text = bench.answer.locator(".turn.assistant p").first.inner_text()
+    assert text
+    expect(bench.page.get_by_role("button", name="Stop")).to_be_hidden()
+    wait_until(lambda: cancelled(server) == before + 1)
+    assert bench.answer.locator(".turn.assistant p").first.inner_text() == text
+
+
+def cancelled(server: ServerProcess) -> float:
+    """How many requests' clients left."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("runtime_cancelled_requests_total{"))
+
+
+def test_a_text_is_continued(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("chat", "completion")
+    bench.field("Text").fill("The capital of France is")
+    bench.send()
+    continued = bench.answer.locator(".passage").inner_text()
+    assert continued.startswith("The capital of France is Paris")

@@ -14,6 +14,7 @@ from playwright.sync_api import Locator, Page, Response, expect
 from tests.browser import Visit
 
 _LAST_TAB = 80
+_ASIDE = re.compile(r"/v2/repository/|/tokenize\b|/decode\b")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Workbench:
     """A visit of the playground.
 
     Attributes:
-        exchanges: the requests with a body so far that were answered, but for the list of models.
+        exchanges: the requests of answers so far; the page also asks for the states of models, and for tokens.
     """
 
     def __init__(self, visit: Visit, path: str = "/playground") -> None:
@@ -41,8 +42,8 @@ class Workbench:
 
     def _note(self, response: Response) -> None:
         request = response.request
-        if request.post_data and "/repository/" not in request.url and "/tokenize" not in request.url:
-            path = request.url.removeprefix(self.visit.server)
+        path = request.url.removeprefix(self.visit.server)
+        if request.post_data and not _ASIDE.search(path):
             self.exchanges.append(Exchange(path, json.loads(request.post_data), response.status))
 
     def open(self, model: str = "", view: str = "") -> None:
@@ -74,7 +75,7 @@ class Workbench:
 
     def choose(self, name: str) -> None:
         """Choose a model with the mouse."""
-        self.model(name).click()
+        press(self.model(name))
         expect(self.page.locator("h1")).to_have_text(name)
 
     def views(self) -> list[str]:
@@ -86,6 +87,11 @@ class Workbench:
 
     def field(self, label: str) -> Locator:
         return self.page.locator("main").get_by_label(label, exact=True)
+
+    def limit_tokens(self, most: int) -> None:
+        """Let a generator answer with at most so many tokens."""
+        self.page.locator("main summary", has_text="Options").click()
+        self.field("Most tokens").fill(str(most))
 
     def fact(self, name: str) -> Locator:
         """A figure of the answer, such as its latency."""
@@ -102,7 +108,7 @@ class Workbench:
 
     def show_code(self, language: str) -> str:
         """Choose a language, and return the code of the request."""
-        self.page.get_by_role("group", name="Language").get_by_role("radio", name=language, exact=True).click()
+        press(self.page.get_by_role("group", name="Language").get_by_role("radio", name=language, exact=True))
         return self.code.inner_text()
 
     def tab_to(self, control: Locator) -> None:
@@ -137,3 +143,8 @@ class Workbench:
         """The server's own answer to the last request of the page, asked for once more without the page."""
         last = self.exchanges[-1]
         return httpx.post(self.visit.server + last.path, json=last.body, timeout=60).raise_for_status().json()
+
+
+def press(radio: Locator) -> None:
+    """Choose a radio button with the mouse, on its label: that may cover the button."""
+    radio.locator("xpath=ancestor::label").click()
