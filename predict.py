@@ -410,7 +410,7 @@ async def _answer_stream(
     Args:
         descriptor: that of the standard output.
     """
-    progress.start()
+    progress.start(shows_bar=not os.isatty(descriptor))
     output = JsonOutput(predictor.extra_names)
 
     async def write(rows: Rows, answers: Sequence[Answer]) -> None:

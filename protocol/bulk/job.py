@@ -35,7 +35,7 @@ _JOINED = f"joined{_TMP}"
 # A part's name says how many of its rows have an error.
 _PART_NAME = re.compile(r"(\d{8})-errors-(\d+)\.[a-z]+")
 # While the last texts of a part are answered, those of the next ones wait already.
-_PARTS_AT_ONCE = 4
+_PARTS_AT_ONCE = 8
 
 Description: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")

@@ -155,9 +155,9 @@ def parse_json(line: bytes, number: int, text_column: str, written: Collection[s
     line = line.strip()
     try:
         value = orjson.loads(line)
-    except ValueError as error:
-        # The message of orjson has a position, and nothing of the line.
-        return {}, None, InputError(f"line {number} is not JSON: {error}")
+    except orjson.JSONDecodeError as error:
+        # The message repeats nothing of the line.
+        return {}, None, InputError(f"line {number} is not JSON: {error.msg} at column {error.colno}")
     is_object = isinstance(value, dict)
     record = value if is_object else {text_column: value}
     if taken := [name for name in written if name in record]:

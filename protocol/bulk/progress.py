@@ -26,17 +26,20 @@ class Progress:
     _started: float = field(default_factory=time.monotonic)
     _bar: Any = None
 
-    def start(self, total: int | None = None, done: int = 0, errors: int = 0) -> None:
+    def start(self, total: int | None = None, done: int = 0, errors: int = 0, shows_bar: bool = True) -> None:
         """
         Args:
             total: how many rows there are; None if it is not known.
             done: how many of them an earlier process has answered, and how many errors these have.
+            shows_bar: whether there may be a bar: not among answers on a terminal.
         """
         self.errors = errors
         self._started = time.monotonic()
         if total is not None:
             logger.info("%d rows%s", total, f", {done} of which are answered already" if done else "")
-        self._bar = tqdm(total=total, initial=done, unit=" rows", file=sys.stderr, disable=None, smoothing=0.1)
+        self._bar = tqdm(
+            total=total, initial=done, unit=" rows", file=sys.stderr, disable=None if shows_bar else True, smoothing=0.1
+        )
 
     def add(self, rows: int, errors: int) -> None:
         self.rows += rows

@@ -96,7 +96,7 @@ def test_parquet_in_parts(texts: list[str | None], groups: int, part_rows: int, 
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (b"{", "line 3 is not JSON: "),
+        (b"{", "line 3 is not JSON: unexpected end of data at column 2"),
         (b'{"text": "\xff"}', "line 3 is not JSON: "),
         (b'{"text": 5}', "line 3: text must be a text"),
         (b"5", "line 3: text must be a text"),
@@ -266,3 +266,12 @@ def test_the_endings_of_an_output() -> None:
         InputError, match=r"--output=a.txt: its name must end with .jsonl, .ndjson, .csv, .parquet, or be -"
     ):
         open_output(Path("a.txt"))
+
+
+def test_parquet_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocol.bulk.formats.find_spec", lambda _: None)
+    with pytest.raises(InputError) as raised:
+        open_output(Path("a.parquet"))
+    assert str(raised.value) == (
+        "--output=a.parquet needs the package pyarrow: pip install 'bentoml-huggingface-runtime[bulk]'"
+    )

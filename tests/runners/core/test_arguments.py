@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from runners.core.api_keys import digest_keys
+from runners.core.argument_groups import PredictArguments
 from runners.core.argument_names import WITHOUT_EFFECT
 from runners.core.argument_sources import LAUNCH_VARIABLE, read_arguments, read_launch_arguments
 from runners.core.arguments import ARGUMENT_NAMES, GROUPS, Arguments
-from runners.core.command_line import parse_command_line
+from runners.core.command_line import SeparatedWords, parse_command_line, separate_words
 from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError
 from runners.core.request_limits import RequestLimits
@@ -60,6 +61,28 @@ def test_command_line_errors_are_one_clear_line(words: list[str], message: str) 
     with pytest.raises(ArgumentsError) as error:
         parse_command_line(words)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "own", "texts", "others"),
+    [
+        (["a b", "--model_id=m", "c"], {}, ["a b", "c"], ["--model_id=m"]),
+        (["--model-id", "m", "a"], {}, ["a"], ["--model_id=m"]),
+        (["--input", "-", "--text-column=b"], {"input": "-", "text_column": "b"}, [], []),
+        # A flag takes booleans, and no text.
+        (["--return_probabilities", "a"], {}, ["a"], ["--return_probabilities=true"]),
+        (["--return_probabilities", "false", "a"], {}, ["a"], ["--return_probabilities=false"]),
+        (["--output=a=b"], {"output": "a=b"}, [], []),
+        # What follows one of vLLM's names is its.
+        (["a", "--lora-modules", "x=/x", "y=/y", "--seed=1", "b"], {}, ["a", "b"], ["--lora-modules", "x=/x", "y=/y", "--seed=1"]),
+        (["-tp=2", "a"], {}, ["a"], ["-tp=2"]),
+        (["a", "--", "--model_id=m", "-5", "--"], {}, ["a", "--model_id=m", "-5", "--"], []),
+        (["--modle_id=m", "a"], {}, ["a"], ["--modle_id=m"]),
+        (["", "-"], {}, ["", "-"], []),
+    ],
+)  # fmt: skip
+def test_texts_beside_arguments(words: list[str], own: dict[str, str], texts: list[str], others: list[str]) -> None:
+    assert separate_words(words, PredictArguments) == SeparatedWords(own, texts, others)
 
 
 def test_precedence() -> None:
