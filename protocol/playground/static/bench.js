@@ -7,14 +7,14 @@
  * @param onUnauthorized called if the server asks for another key.
  */
 function createBench(model, view, readKey, onUnauthorized) {
-  const ask = async (request) => {
+  const lookUp = async (request) => {
     try {
       return (await call(request, { key: readKey() })).answer;
     } catch {
       return {};
     }
   };
-  const panel = view.create(model, ask);
+  const panel = view.create(model, lookUp);
   const stop = button("Stop", () => running?.controller.abort(), { hidden: true });
   const clear = panel.clear && button("Start again", () => restart());
   const problem = element("p", { class: "problem", role: "alert" });
@@ -72,7 +72,7 @@ function createBench(model, view, readKey, onUnauthorized) {
   /** Give up the request under way. */
   function drop() {
     running?.controller.abort();
-    running?.stream?.close("stopped");
+    running?.stream?.finish("stopped");
     setRunning(null);
   }
 
@@ -93,7 +93,7 @@ function createBench(model, view, readKey, onUnauthorized) {
     }
     sent = request;
     code.show(request);
-    const stream = panel.open?.(request);
+    const stream = panel.start?.(request);
     const mine = { controller: new AbortController(), stream };
     setRunning(mine);
     showFacts(facts, {});
@@ -102,16 +102,16 @@ function createBench(model, view, readKey, onUnauthorized) {
     const isCurrent = () => running === mine;
     const began = performance.now();
     let firstAfter = null;
-    const take = (event) => {
+    const onEvent = (event) => {
       if (!isCurrent()) return;
       firstAfter ??= performance.now() - began;
-      stream.take(event);
+      stream.onEvent(event);
     };
     const key = readKey();
     try {
-      const result = await call(request, { key, signal: mine.controller.signal, take: stream && take });
+      const result = await call(request, { key, signal: mine.controller.signal, onEvent: stream && onEvent });
       if (!isCurrent()) return;
-      const shown = stream ? { summary: stream.close("whole") } : panel.show(result.answer, request);
+      const shown = stream ? { summary: stream.finish("whole") } : panel.show(result.answer, request);
       if (!stream) content.replaceChildren(...shown.content.filter(Boolean));
       const usage = stream ? stream.usage() : result.answer.usage;
       showFacts(facts, { ...result, firstAfter, usage });
@@ -126,12 +126,12 @@ function createBench(model, view, readKey, onUnauthorized) {
 
   function fail(error, stream) {
     if (error.name === "AbortError") {
-      stream?.close("stopped");
+      stream?.finish("stopped");
       if (!stream) content.replaceChildren(element("p", { class: "hint" }, "You stopped it."));
       announce("Stopped.");
       return;
     }
-    stream?.close("failed");
+    stream?.finish("failed");
     const isCall = error instanceof CallError;
     const shown = isCall ? error : new CallError("This page cannot show the answer.", { isAnswered: true });
     const box = showError(shown, submit);
@@ -144,7 +144,7 @@ function createBench(model, view, readKey, onUnauthorized) {
 
   /** Tell the tokens of texts, where the answer does not. */
   async function countTokens(texts, request, result) {
-    const counted = await ask({ path: `tokenize?model=${encodeURIComponent(model.id)}`, body: { inputs: texts } });
+    const counted = await lookUp({ path: `tokenize?model=${encodeURIComponent(model.id)}`, body: { inputs: texts } });
     if (!Array.isArray(counted) || sent !== request || running) return;
     const tokens = counted.reduce((sum, each) => sum + each.length, 0);
     showFacts(facts, { ...result, usage: { prompt_tokens: tokens } });

@@ -2,7 +2,7 @@
 
 /** The fields of a request that streams. */
 function readGeneration(most, temperature) {
-  const fields = { max_tokens: readNumber(most, "Most tokens"), temperature: readNumber(temperature, "Temperature") };
+  const fields = { max_tokens: readNumber(most), temperature: readNumber(temperature) };
   const given = Object.entries(fields).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(given), stream: true, stream_options: { include_usage: true } };
 }

@@ -37,10 +37,10 @@ function newRequestId() {
  * Send a request and return `{answer, status, requestId, milliseconds}`.
  *
  * @param request `{path, body}`; without a body it is a GET.
- * @param options `key`; `signal`, which aborts it; `take`, which gets each event of a stream.
+ * @param options `key`; `signal`, which aborts it; `onEvent`, which gets each event of a stream.
  * @throws CallError for an error of the server or of the network; AbortError if the signal aborted it.
  */
-async function call(request, { key = "", signal, take } = {}) {
+async function call(request, { key = "", signal, onEvent } = {}) {
   const headers = { "X-Request-Id": newRequestId() };
   if (key) headers.Authorization = `Bearer ${key}`;
   const init = { headers, signal, cache: "no-store", credentials: "same-origin", referrerPolicy: "no-referrer" };
@@ -59,8 +59,8 @@ async function call(request, { key = "", signal, take } = {}) {
       const retryAfter = Number(response.headers.get("Retry-After")) || null;
       throw new CallError(message, { status, requestId, retryAfter, ...details() });
     }
-    if (take && response.headers.get("Content-Type")?.startsWith(EVENT_STREAM)) {
-      await readEvents(response.body, take);
+    if (onEvent && response.headers.get("Content-Type")?.startsWith(EVENT_STREAM)) {
+      await readEvents(response.body, onEvent);
       return { answer: null, status, requestId, ...details() };
     }
     return { answer: await response.json(), status, requestId, ...details() };
@@ -72,8 +72,8 @@ async function call(request, { key = "", signal, take } = {}) {
   }
 }
 
-/** Pass each event of a stream of server-sent events to `take`, parsed; `[DONE]` ends the stream. */
-async function readEvents(body, take) {
+/** Pass each event of a stream of server-sent events to `onEvent`, parsed; `[DONE]` ends the stream. */
+async function readEvents(body, onEvent) {
   let rest = "";
   for await (const piece of iterate(body.pipeThrough(new TextDecoderStream()))) {
     const blocks = (rest + piece).replaceAll("\r\n", "\n").split("\n\n");
@@ -84,7 +84,7 @@ async function readEvents(body, take) {
       if (data === "" || data === "[DONE]") continue;
       const event = JSON.parse(data);
       if (event.error) throw new CallError(readMessage(data), { status: event.error.code || 500 });
-      take(event);
+      onEvent(event);
     }
   }
 }

@@ -7,11 +7,11 @@ const VIEWS = [];
  * @property {string} id its name in the page's address
  * @property {string} title
  * @property {string[]} tasks the tasks of the models that it is for
- * @property {string[]} [others] the tasks of models that can do it too
+ * @property {string[]} [alsoTasks] the tasks of models that can do it too
  * @property {string} [capability] the call of OpenAI's API that the model must answer
- * @property {(model: object, ask: Ask) => Panel} create makes its panel for a model
+ * @property {(model: object, lookUp: LookUp) => Panel} create makes its panel for a model
  *
- * @callback Ask asks the server for something beside the answer
+ * @callback LookUp asks the server for something beside the answer
  * @param {{path: string, body: object}} request
  * @returns {Promise<object>} the answer; {} for an error
  *
@@ -19,7 +19,7 @@ const VIEWS = [];
  * @property {Element[]} fields what the user fills in
  * @property {() => {path: string, body: object}} read the request of the fields; throws FieldError
  * @property {(answer: object, request: object) => Shown} show what is shown of an answer that came as a whole
- * @property {(request: object) => Stream} [open] for answers that come in pieces, instead of `show`
+ * @property {(request: object) => Stream} [start] for answers that come in pieces, instead of `show`
  * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not tell
  * @property {() => void} [clear] forgets what came before
  *
@@ -29,9 +29,9 @@ const VIEWS = [];
  *
  * @typedef {object} Stream
  * @property {Element[]} content
- * @property {(event: object) => void} take changes the content by an event
+ * @property {(event: object) => void} onEvent changes the content by an event
  * @property {() => object} usage the tokens, as OpenAI's API counts them
- * @property {(outcome: "whole" | "stopped" | "failed") => string} close called at the end; returns the summary
+ * @property {(outcome: "whole" | "stopped" | "failed") => string} finish called at the end; returns the summary
  */
 
 /** @param {View} view */
@@ -44,7 +44,7 @@ function listViews(model) {
   const served = VIEWS.filter(({ capability }) => !capability || model.capabilities.includes(capability));
   return [
     ...served.filter((view) => view.tasks.includes(model.task)),
-    ...served.filter((view) => view.others?.includes(model.task)),
+    ...served.filter((view) => view.alsoTasks?.includes(model.task)),
   ];
 }
 
@@ -56,15 +56,18 @@ class FieldError extends Error {
   }
 }
 
+/** What a control's label says. */
+const nameField = (control) => control.labels?.[0]?.textContent ?? "The field";
+
 /** The text in a control. @throws FieldError if it is empty */
-function readText(control, name) {
-  if (control.value.trim() === "") throw new FieldError(`${name} is empty.`, control);
+function readText(control) {
+  if (control.value.trim() === "") throw new FieldError(`${nameField(control)} is empty.`, control);
   return control.value;
 }
 
 /** The number in a control; undefined if it is empty. @throws FieldError if the control does not allow it */
-function readNumber(control, name) {
+function readNumber(control) {
   if (control.value.trim() === "" && control.validity.valid) return undefined;
-  if (!control.validity.valid) throw new FieldError(`${name}: ${control.validationMessage}`, control);
+  if (!control.validity.valid) throw new FieldError(`${nameField(control)}: ${control.validationMessage}`, control);
   return Number(control.value);
 }

@@ -30,7 +30,7 @@ registerView({
         ),
       ],
       read() {
-        const messages = [...history, { role: "user", content: readText(message, "Message") }];
+        const messages = [...history, { role: "user", content: readText(message) }];
         if (system.value.trim()) messages.unshift({ role: "system", content: system.value });
         const body = { model: model.id, messages, ...readGeneration(most, temperature) };
         return { path: "v1/chat/completions", body };
@@ -39,7 +39,7 @@ registerView({
         history = [];
         log.replaceChildren();
       },
-      open({ body }) {
+      start({ body }) {
         const turns = history;
         const asked = body.messages.at(-1);
         add("user", asked.content);
@@ -51,7 +51,7 @@ registerView({
         return {
           content: [log],
           usage: () => usage,
-          take(event) {
+          onEvent(event) {
             const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
             const [choice] = event.choices ?? [];
             words.append(choice?.delta?.content ?? "");
@@ -59,7 +59,7 @@ registerView({
             usage = event.usage ?? usage;
             if (isAtEnd) follow();
           },
-          close(outcome) {
+          finish(outcome) {
             words.normalize();
             const text = words.textContent;
             if (text === "" && outcome === "failed") {

@@ -2,7 +2,7 @@ registerView({
   id: "classification",
   title: "Classify",
   tasks: ["sequence_classification"],
-  others: ["text_ranking", "zero_shot_classification"],
+  alsoTasks: ["text_ranking", "zero_shot_classification"],
 
   create(model) {
     const text = textArea("I love this. It works, and it is fast.");
@@ -24,7 +24,7 @@ registerView({
         options(isClassifier ? pairField : null, field("Function of the scores", scoring)),
       ],
       read() {
-        const first = readText(text, "Text");
+        const first = readText(text);
         const inputs = pair.value ? { text: first, text_pair: pair.value } : first;
         const parameters = scoring.value ? { parameters: { function_to_apply: scoring.value } } : {};
         return { path: hubPath(model, isClassifier ? "" : "text-classification"), body: { inputs, ...parameters } };

@@ -14,23 +14,23 @@ registerView({
         options(field("Most tokens", most), field("Temperature", temperature, "0: always the likeliest token")),
       ],
       read() {
-        const body = { model: model.id, prompt: readText(prompt, "Text"), ...readGeneration(most, temperature) };
+        const body = { model: model.id, prompt: readText(prompt), ...readGeneration(most, temperature) };
         return { path: "v1/completions", body };
       },
-      open({ body }) {
+      start({ body }) {
         const words = element("mark", { class: "added" });
         const note = element("p", { class: "hint" });
         let usage, reason;
         return {
           content: [element("p", { class: "passage wide" }, body.prompt, words), note],
           usage: () => usage,
-          take(event) {
+          onEvent(event) {
             const [choice] = event.choices ?? [];
             words.append(choice?.text ?? "");
             reason = choice?.finish_reason ?? reason;
             usage = event.usage ?? usage;
           },
-          close(outcome) {
+          finish(outcome) {
             words.normalize();
             note.textContent = describeEnd(outcome, reason);
             return words.textContent;

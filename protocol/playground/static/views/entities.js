@@ -17,7 +17,7 @@ registerView({
       fields: [field("Text", text), options(field("Merge tokens into entities", strategy))],
       read() {
         const parameters = strategy.value ? { parameters: { aggregation_strategy: strategy.value } } : {};
-        return { path: hubPath(model), body: { inputs: readText(text, "Text"), ...parameters } };
+        return { path: hubPath(model), body: { inputs: readText(text), ...parameters } };
       },
       listTexts: ({ inputs }) => [inputs],
       show(answer, { body }) {

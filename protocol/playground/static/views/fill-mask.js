@@ -3,7 +3,7 @@ registerView({
   title: "Fill gaps",
   tasks: ["fill_mask"],
 
-  create(model, ask) {
+  create(model, lookUp) {
     const example = (mask) => `The capital of France is ${mask}.`;
     let mask = "[MASK]";
     const text = textArea(example(mask));
@@ -13,7 +13,7 @@ registerView({
       text.focus();
       noteChange(text);
     });
-    ask({ path: `v2/models/${encodeName(model.id)}` }).then(({ properties }) => {
+    lookUp({ path: `v2/models/${encodeName(model.id)}` }).then(({ properties }) => {
       if (!properties?.mask_token || properties.mask_token === mask) return;
       if (text.value === example(mask)) text.value = example(properties.mask_token);
       mask = properties.mask_token;
@@ -23,9 +23,9 @@ registerView({
     return {
       fields: [field("Text with gaps", text), insert, options(field("Candidates for each gap", most))],
       read() {
-        const inputs = readText(text, "Text");
+        const inputs = readText(text);
         if (!inputs.includes(mask)) throw new FieldError(`The text has no gap: insert ${mask}.`, text);
-        const topK = readNumber(most, "Candidates");
+        const topK = readNumber(most);
         return { path: hubPath(model), body: { inputs, ...(topK ? { parameters: { top_k: topK } } : {}) } };
       },
       listTexts: ({ inputs }) => [inputs],

@@ -15,8 +15,8 @@ registerView({
         options(field("Answers", most), impossible.element),
       ],
       read() {
-        const inputs = { question: readText(question, "Question"), context: readText(context, "Context") };
-        const parameters = { top_k: readNumber(most, "Answers") ?? 1 };
+        const inputs = { question: readText(question), context: readText(context) };
+        const parameters = { top_k: readNumber(most) ?? 1 };
         if (impossible.box.checked) parameters.handle_impossible_answer = true;
         return { path: hubPath(model), body: { inputs, parameters } };
       },

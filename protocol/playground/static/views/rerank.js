@@ -2,7 +2,7 @@ registerView({
   id: "rerank",
   title: "Sort documents",
   tasks: ["text_ranking"],
-  others: ["text_embedding"],
+  alsoTasks: ["text_embedding"],
   capability: "rerank",
 
   create(model) {
@@ -16,8 +16,8 @@ registerView({
     return {
       fields: [field("Query", query), documents.element, options(field("The best so many", most))],
       read() {
-        const best = readNumber(most, "The best so many");
-        const body = { model: model.id, query: readText(query, "Query"), documents: documents.read() };
+        const best = readNumber(most);
+        const body = { model: model.id, query: readText(query), documents: documents.read() };
         return { path: "v1/rerank", body: best ? { ...body, top_n: best } : body };
       },
       show({ results }, { body }) {

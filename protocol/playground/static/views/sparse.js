@@ -3,23 +3,23 @@ registerView({
   title: "Weigh tokens",
   tasks: ["sparse_embedding"],
 
-  create(model, ask) {
+  create(model, lookUp) {
     const text = textArea("The capital of France is Paris.");
     const most = numberInput("20", { min: 1, step: 1 });
     return {
       fields: [field("Text", text), options(field("The highest so many weights", most, "Empty: all"))],
       read() {
-        const entries = readNumber(most, "Weights");
+        const entries = readNumber(most);
         const parameters = entries ? { parameters: { max_active_dims: entries } } : {};
         const path = `v1/models/${encodeName(model.id)}:predict`;
-        return { path, body: { instances: [readText(text, "Text")], ...parameters } };
+        return { path, body: { instances: [readText(text)], ...parameters } };
       },
       listTexts: ({ instances }) => instances,
       show(answer) {
         const [entries] = answer.predictions;
         const rows = [...entries].sort((one, other) => other.value - one.value)
           .map(({ index, value }) => ({ label: element("span", {}, `token ${index}`), score: value, index }));
-        nameTokens(rows.slice(0, MOST_NAMES), model, ask);
+        nameTokens(rows.slice(0, MOST_NAMES), model, lookUp);
         const summary = `${rows.length} tokens have a weight.`;
         return { content: bars(rows, "Tokens by weight", "tokens"), summary };
       },
@@ -30,9 +30,9 @@ registerView({
 const MOST_NAMES = 500;
 
 /** Write the texts of tokens in place of their ids; they stay ids if the server does not tell. */
-async function nameTokens(rows, model, ask) {
+async function nameTokens(rows, model, lookUp) {
   if (rows.length === 0) return;
   const path = `decode?model=${encodeURIComponent(model.id)}`;
-  const texts = await ask({ path, body: { ids: rows.map(({ index }) => [index]), skip_special_tokens: false } });
+  const texts = await lookUp({ path, body: { ids: rows.map(({ index }) => [index]), skip_special_tokens: false } });
   if (Array.isArray(texts)) texts.forEach((text, position) => (rows[position].label.textContent = text));
 }

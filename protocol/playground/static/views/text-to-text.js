@@ -18,9 +18,9 @@ registerView({
         ),
       ],
       read() {
-        const inputs = readText(text, "Text");
+        const inputs = readText(text);
         const parameters = {};
-        const tokens = readNumber(most, "Most tokens");
+        const tokens = readNumber(most);
         if (tokens) parameters.max_new_tokens = tokens;
         if (from.value.trim()) parameters.src_lang = from.value.trim();
         if (to.value.trim()) parameters.tgt_lang = to.value.trim();

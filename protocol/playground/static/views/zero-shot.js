@@ -16,7 +16,7 @@ registerView({
         options(field("Hypothesis", template, "A sentence with {} where the label goes")),
       ],
       read() {
-        const inputs = readText(text, "Text");
+        const inputs = readText(text);
         const parameters = { candidate_labels: labels.read() };
         if (several.box.checked) parameters.multi_label = true;
         if (template.value.trim()) {
