@@ -270,6 +270,18 @@ def cancelled(server: ServerProcess) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("runtime_cancelled_requests_total{"))
 
 
+def test_the_error_of_a_stream_is_seen_at_once(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """Also below a prompt that fills the window, which is shown where its continuation would be."""
+    bench = workbenches(server)
+    bench.open("chat", "completion")
+    bench.field("Text").fill("Once more. " * 1000)
+    bench.send()
+    assert bench.exchanges[-1].status == 400
+    expect(bench.alert).to_contain_text("2048")
+    expect(bench.alert).to_be_in_viewport()
+    bench.visit.expect_fault("status of 400")
+
+
 def test_a_text_is_continued(workbenches: OpenWorkbench, server: ServerProcess) -> None:
     bench = workbenches(server)
     bench.open("chat", "completion")

@@ -135,7 +135,8 @@ function createBench(model, view, readKey, onUnauthorized) {
     const isCall = error instanceof CallError;
     const shown = isCall ? error : new CallError("This page cannot show the answer.", { isAnswered: true });
     const box = showError(shown, submit);
-    if (stream) content.append(box);
+    // First, because what has come of a stream may be long.
+    if (stream) content.prepend(box);
     else content.replaceChildren(box);
     showFacts(facts, shown);
     if (shown.status === 401) onUnauthorized();

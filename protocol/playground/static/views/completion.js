@@ -5,7 +5,7 @@ registerView({
   capability: "completions",
 
   create(model) {
-    const prompt = textArea("The capital of France is");
+    const prompt = textArea("The three primary colors are");
     const most = numberInput("64", { min: 1, step: 1 });
     const temperature = numberInput("0", { min: 0, max: 2, step: "any" });
     return {

@@ -4,8 +4,8 @@ registerView({
   tasks: ["zero_shot_classification"],
 
   create(model) {
-    const text = textArea("The team scored twice in the last minute.");
-    const labels = labelEditor("Labels", ["sport", "politics", "cooking"]);
+    const text = textArea("The new phone has a better camera and a faster chip.");
+    const labels = labelEditor("Labels", ["technology", "politics", "cooking"]);
     const template = textInput("", { placeholder: "This example is {}." });
     const several = checkBox("Several labels may be true");
     return {
