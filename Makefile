@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK ?= true
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
 	test-clients-bench test-gpu test-image test-install test-restarts test-triton test-vllm-suite architectures-table \
 	arguments-table bench bench-answers bench-bulk bench-encoders bench-generation bench-gpu bench-infinity bench-metrics \
-	bench-models bench-sizing bench-start bench-summary bench-wires lint clean debian-programs
+	bench-models bench-sizing bench-start bench-summary bench-wires lint clean debian-programs screenshots
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -184,6 +184,10 @@ bench-summary: $(VENV)/installed-bench
 arguments-table: $(VENV)/installed
 	$(PYTHON) -m tools.generated_pages
 
+# Takes the pictures of the playground in docs/how-to/playground, with the models of `make demo`.
+screenshots: $(VENV)/installed-test $(DEBIAN)/chromium
+	$(PYTHON) -m tests.playground.screenshots
+
 # Builds docs/ as a site in site/; a broken link or anchor is an error, and nothing is downloaded.
 docs: $(VENV)/installed-test
 	NO_MKDOCS_2_WARNING=true $(PYTHON) -m mkdocs build --strict --quiet
@@ -285,10 +289,11 @@ $(DEBIAN)/%:
 
 # Chromium needs some hundred packages: those that this machine has, in whatever version, are left out. With fonts, so that
 # a page looks the same on every machine.
+FONTS := fonts-dejavu-core fonts-inter fonts-noto-color-emoji
 $(DEBIAN)/chromium:
 	@rm -rf $(DEBIAN)/packages && mkdir -p $(DEBIAN)/packages
 	cd $(DEBIAN)/packages && apt-get --simulate install --no-install-recommends chromium > plan && \
-		apt-get download --quiet fonts-dejavu-core fonts-inter $$(awk '$$1 == "Inst" && $$3 !~ /^\[/ { print $$2 }' plan)
+		apt-get download --quiet $(FONTS) $$(awk '$$1 == "Inst" && $$3 !~ /^\[/ { print $$2 }' plan)
 	cd $(DEBIAN) && ls packages/*.deb | xargs -I {} dpkg -x {} . && rm -r packages && touch chromium
 
 # A server for comparison, with this server's version of torch, which a machine with CPU wheels has.

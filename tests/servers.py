@@ -108,16 +108,17 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serve(home: Path, *arguments: str, seconds: float = 120) -> Iterator[ServerProcess]:
+def serve(home: Path, *arguments: str, seconds: float = 120, port: int | None = None) -> Iterator[ServerProcess]:
     """A server that is ready, and that has to end well.
 
     Args:
         home: the folder of what it writes.
         arguments: this server's, such as "model_dir=folder".
         seconds: how long it may take to be ready.
+        port: where it listens for HTTP; None for a free port.
     """
     words = [f"--arg={argument}" for argument in arguments]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], home)
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], home, port=port)
     try:
         server.wait_until("/v2/health/ready", 200, seconds)
         yield server
@@ -126,15 +127,18 @@ def serve(home: Path, *arguments: str, seconds: float = 120) -> Iterator[ServerP
 
 
 @contextlib.contextmanager
-def serve_models(home: Path, models: Mapping[str, Mapping[str, Any]], **settings: Any) -> Iterator[ServerProcess]:
+def serve_models(
+    home: Path, models: Mapping[str, Mapping[str, Any]], *, port: int | None = None, **settings: Any
+) -> Iterator[ServerProcess]:
     """A server of several models.
 
     Args:
         home: the folder of what it writes.
         models: the arguments of each model by its name.
+        port: where it listens for HTTP; None for a free port.
         settings: further keys of the models file.
     """
     listed = [{"name": name, **arguments} for name, arguments in models.items()]
     (home / "models.json").write_text(json.dumps({**settings, "models": listed}, default=str))
-    with serve(home, f"models_file={home}/models.json") as server:
+    with serve(home, f"models_file={home}/models.json", port=port) as server:
         yield server
