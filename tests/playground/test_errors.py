@@ -1,4 +1,4 @@
-"""What the playground says when something is wrong, on a server with a key and with names that look like markup."""
+"""What the playground says when something is wrong, on a server with a key, a prefix, and names that look like markup."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ KEY = "secret"
 MARKUP = "<img src=x onerror=alert(1)>"
 SCRIPT = "</script><script>alert(2)</script>"
 NAMES = (MARKUP, 'team/"two" & é')
+PREFIX = "/team/models"
 LABELS = {0: MARKUP, 1: SCRIPT, 2: "{{7*7}} `${alert(3)}`"}
 
 
@@ -28,7 +29,7 @@ def guarded(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory)
     folder = model_folder("bert", "sequence_classification", num_labels=3, id2label=LABELS)
     models = {name: {"model_dir": folder} for name in NAMES}
     home = tmp_path_factory.mktemp("home")
-    with serve_models(home, models, api_key=KEY, max_text_characters=1000) as server:
+    with serve_models(home, models, api_key=KEY, root_path=PREFIX, max_text_characters=1000) as server:
         yield server
 
 
@@ -87,6 +88,17 @@ def test_names_are_text(bench: Workbench) -> None:
             expect(bench.answer).to_contain_text(label)
         assert bench.exchanges[-1].status == 200
     assert bench.page.locator("img, script:not([type=module])").count() == 0
+
+
+def test_below_the_prefix_that_the_server_knows(workbenches: OpenWorkbench, guarded: ServerProcess) -> None:
+    bench = workbenches(guarded, f"{PREFIX}/playground")
+    bench.open()
+    enter_key(bench, KEY)
+    expect(bench.model(NAMES[0])).to_be_checked()
+    bench.send()
+    assert bench.exchanges[-1].path.startswith(f"{PREFIX}/models/")
+    expect(bench.fact("Status")).to_have_text("200")
+    bench.visit.expect_fault("status of 401")
 
 
 def test_an_empty_text_is_not_sent(bench: Workbench) -> None:

@@ -237,10 +237,8 @@ def test_a_chat_streams(answer: Answer) -> None:
     expect(bench.answer.locator(".turn")).to_have_count(0)
 
 
-def test_a_chat_is_stopped(workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    """What was said stays, and the server computes no more."""
-    before = cancelled(server)
-    bench = workbenches(server)
+def begin_story(bench: Workbench) -> None:
+    """Ask for a long answer, and wait for some pieces of it."""
     bench.open("chat", "chat")
     bench.limit_tokens(1500)
     bench.field("Message").fill("Write a long story about a fox and a dog.")
@@ -254,6 +252,13 @@ def test_a_chat_is_stopped(workbenches: OpenWorkbench, server: ServerProcess) ->
     )
     bench.send_button.click()
     bench.page.wait_for_function("(lengths) => lengths.size > 4", arg=lengths)
+
+
+def test_a_chat_is_stopped(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """What was said stays, and the server computes no more."""
+    before = cancelled(server)
+    bench = workbenches(server)
+    begin_story(bench)
     bench.page.get_by_role("button", name="Stop").click()
     bench.wait()
     expect(bench.answer).to_contain_text("You stopped it.")
@@ -262,6 +267,19 @@ def test_a_chat_is_stopped(workbenches: OpenWorkbench, server: ServerProcess) ->
     expect(bench.page.get_by_role("button", name="Stop")).to_be_hidden()
     wait_until(lambda: cancelled(server) == before + 1)
     assert bench.answer.locator(".turn.assistant p").first.inner_text() == text
+
+
+def test_a_chat_that_the_user_leaves_is_stopped(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """For another model, whose answer is not mixed with the chat's."""
+    before = cancelled(server)
+    bench = workbenches(server)
+    begin_story(bench)
+    bench.choose("sentiment")
+    bench.send()
+    expect(bench.fact("Status")).to_have_text("200")
+    wait_until(lambda: cancelled(server) == before + 1)
+    bench.choose("chat")
+    expect(bench.answer).to_contain_text("You stopped it.")
 
 
 def cancelled(server: ServerProcess) -> float:
