@@ -91,7 +91,7 @@ class Workbench:
     def limit_tokens(self, most: int) -> None:
         """Let a generator answer with at most so many tokens."""
         self.page.locator("main summary", has_text="Options").click()
-        self.field("Most tokens").fill(str(most))
+        self.field("Maximum tokens").fill(str(most))
 
     def fact(self, name: str) -> Locator:
         """A figure of the answer, such as its latency."""

@@ -1,7 +1,7 @@
 // Lists that users edit with the keyboard or the mouse: labels, and texts.
 
-/** Tell the form that a list has changed. */
-function noteChange(control) {
+/** Tell the form that a program has changed a control, as typing does. */
+function dispatchInput(control) {
   control.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
@@ -10,28 +10,29 @@ function labelEditor(legend, labels) {
   const chips = element("ul", { class: "chips" });
   const input = textInput("", { placeholder: "Another label", "aria-label": "Add a label" });
   const group = element("fieldset", { class: "field" }, element("legend", { class: "legend" }, legend), chips,
-    element("div", { class: "adder" }, input, button("Add", () => add(input.value))));
+    element("div", { class: "adder" }, input, button("Add", add)));
 
   function remove(position) {
     labels.splice(position, 1);
     show();
     (chips.querySelectorAll("button")[position] ?? input).focus();
-    noteChange(group);
+    dispatchInput(group);
   }
 
-  function add(text) {
-    labels.push(...text.split(",").map((label) => label.trim()).filter((label) => label && !labels.includes(label)));
+  function add() {
+    labels = joinLabels(labels, input);
     input.value = "";
     show();
     input.focus();
-    noteChange(group);
+    dispatchInput(group);
   }
 
   function show() {
     chips.hidden = labels.length === 0;
     chips.replaceChildren(
       ...labels.map((label, position) =>
-        element("li", {}, label, button("×", () => remove(position), { "aria-label": `Remove ${label}` })),
+        element("li", {}, element("span", {}, label),
+          button("×", () => remove(position), { "aria-label": `Remove ${label}` })),
       ),
     );
   }
@@ -40,33 +41,39 @@ function labelEditor(legend, labels) {
     const isPlain = !event.ctrlKey && !event.metaKey && !event.isComposing;
     if (isPlain && (event.key === "Enter" || event.key === ",")) {
       event.preventDefault();
-      add(input.value);
-    } else if (isPlain && event.key === "Backspace" && input.value === "" && labels.length) {
+      add();
+    } else if (isPlain && event.key === "Backspace" && !event.repeat && input.value === "" && labels.length) {
       labels.pop();
       show();
-      noteChange(group);
+      dispatchInput(group);
     }
   });
   show();
   return {
     element: group,
-    /** The labels, and what is typed but not added yet. @throws FieldError if there are none */
+    /** The labels, and those that are typed but not added yet. @throws FieldError if there are none */
     read() {
-      const typed = input.value.trim();
-      const all = typed && !labels.includes(typed) ? [...labels, typed] : [...labels];
+      const all = joinLabels(labels, input);
       if (all.length === 0) throw new FieldError("Add at least one label.", input);
       return all;
     },
   };
 }
 
-/** Texts, each in a field of its own. `noun` is what one of them is called. */
-function textList(legend, noun, texts, least) {
+/** Labels and those typed in a control, between commas: each once, and none that cannot be seen. */
+function joinLabels(labels, input) {
+  const typed = readValue(input).split(",").map((label) => label.trim());
+  const isSeen = (label) => /[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]/u.test(label);
+  return [...new Set([...labels, ...typed.filter(isSeen)])];
+}
+
+/** At least one text, each in a field of its own. `noun` is what one of them is called. */
+function textList(legend, noun, texts) {
   const rows = element("ol", { class: "texts" });
   const more = button(`Add ${noun}`, () => {
     append("");
     rows.lastElementChild.querySelector("textarea").focus();
-    noteChange(rows);
+    dispatchInput(rows);
   });
 
   function append(text) {
@@ -76,7 +83,7 @@ function textList(legend, noun, texts, least) {
       row.remove();
       number();
       (neighbour?.querySelector("textarea") ?? more).focus();
-      noteChange(rows);
+      dispatchInput(rows);
     }, { class: "remove" }));
     rows.append(row);
     number();
@@ -92,14 +99,15 @@ function textList(legend, noun, texts, least) {
   texts.forEach(append);
   return {
     element: element("fieldset", { class: "field" }, element("legend", { class: "legend" }, legend), rows, more),
-    /** The texts that are not empty. @throws FieldError if there are too few */
+    /** The texts, whose numbers are those of their fields. @throws FieldError if there is none, or an empty one */
     read() {
-      const given = [...rows.querySelectorAll("textarea")].map((area) => area.value).filter((text) => text.trim());
-      if (given.length < least) {
-        const empty = [...rows.querySelectorAll("textarea")].find((area) => !area.value.trim()) ?? more;
-        throw new FieldError(`Give at least ${least} ${noun}${least > 1 ? "s" : ""}.`, empty);
-      }
-      return given;
+      const areas = [...rows.querySelectorAll("textarea")];
+      if (areas.length === 0) throw new FieldError(`Add at least one ${noun}.`, more);
+      return areas.map((area) => {
+        const name = area.getAttribute("aria-label");
+        if (area.value.trim() === "") throw new FieldError(`Fill or remove ${name}: it is empty.`, area);
+        return readValue(area);
+      });
     },
   };
 }

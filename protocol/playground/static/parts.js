@@ -26,6 +26,11 @@ function numberInput(value, attributes = {}) {
   return element("input", { type: "number", inputmode: "decimal", value, ...attributes });
 }
 
+/** The text in a control; halves of characters, which no request can hold, become U+FFFD. */
+function readValue(control) {
+  return control.value.toWellFormed();
+}
+
 /** A choice of few: `choices` are pairs of a value and a title. */
 function dropDown(choices) {
   return element("select", {}, choices.map(([value, title]) => element("option", { value }, title)));
@@ -72,63 +77,81 @@ const ITEMS_A_FRAME = 250;
 /**
  * Append `build(item, position)` of the first items to a parent, and return a button for the others, if there are more.
  *
- * The others come in slices, so that the page goes on to react.
+ * The others come in slices, so that the page goes on to react; the first of them gets the focus.
  */
 function appendMany(parent, items, build, noun) {
-  let next = 0;
-  const append = (most) => {
-    const slice = items.slice(next, next + most);
-    parent.append(...slice.map((item, position) => build(item, next + position)));
-    next += slice.length;
+  const append = (count) => {
+    const next = parent.children.length;
+    parent.append(...items.slice(next, next + count).map((item, position) => build(item, next + position)));
   };
   append(FIRST_ITEMS);
-  if (next >= items.length) return null;
+  if (items.length <= FIRST_ITEMS) return null;
   const more = button(`Show all ${items.length} ${noun}`, () => {
-    more.remove();
     const step = () => {
       append(ITEMS_A_FRAME);
-      if (next < items.length) requestAnimationFrame(step);
+      if (parent.children.length < items.length) requestAnimationFrame(step);
     };
     step();
+    more.remove();
+    focusOn(parent.children[FIRST_ITEMS]);
   });
   return more;
 }
 
+/** Give the focus to an element that is no control. */
+function focusOn(node) {
+  node.tabIndex = -1;
+  node.focus();
+}
+
+/** A table with a head. `columns` are texts or elements. */
+function table(kind, caption, columns, body) {
+  return element(
+    "table",
+    { class: kind },
+    element("caption", { class: "unseen" }, caption),
+    element("thead", {}, element("tr", {}, columns.map((column) => element("th", { scope: "col" }, column)))),
+    body,
+  );
+}
+
+/** The scores that an empty bar and a whole bar stand for: 0 and 1, or the lowest and the highest score beyond them. */
+function scoreRange(scores) {
+  return {
+    low: scores.reduce((low, score) => Math.min(low, score), 0),
+    high: scores.reduce((high, score) => Math.max(high, score), 1),
+  };
+}
+
+/** The bar of a score, which is longer the higher the score is. */
+function bar(score, { low, high }) {
+  return element("span", { class: "bar", css: { "--share": (score - low) / (high - low) } });
+}
+
 /**
- * A table of labels with a bar and a score each, as `[table, button or null]`.
- *
- * Bars are shares of 1 if all scores are, else of the score that is farthest from 0.
+ * A table of labels with a bar and a score each, as `[table, button or null]`; without rows, a sentence that says so.
  *
  * @param rows `{label, score}`; a label is a text or an element
  */
 function bars(rows, caption, noun = "classes") {
-  const largest = rows.reduce((most, { score }) => Math.max(most, Math.abs(score)), 0);
-  const whole = largest <= 1 && rows.every(({ score }) => score >= 0) ? 1 : largest;
+  if (rows.length === 0) return [element("p", {}, `No ${noun}.`)];
+  const range = scoreRange(rows.map(({ score }) => score));
   const body = element("tbody");
-  const more = appendMany(
-    body,
-    rows,
-    ({ label, score }) =>
-      element(
-        "tr",
-        {},
-        element("th", { scope: "row" }, label === "" ? "(no name)" : label),
-        element(
-          "td",
-          { class: "track", "aria-hidden": "true" },
-          element("span", { class: score < 0 ? "bar below" : "bar", css: { "--share": Math.abs(score) / whole || 0 } }),
-        ),
-        element("td", { class: "score" }, formatScore(score)),
-      ),
-    noun,
-  );
-  const head = element(
-    "thead",
-    { class: "unseen" },
-    element("tr", {}, ["Label", "Bar", "Score"].map((name) => element("th", { scope: "col" }, name))),
-  );
-  const table = element("table", { class: "bars" }, element("caption", { class: "unseen" }, caption), head, body);
-  return [table, more];
+  const build = ({ label, score }) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, label === "" ? "(no name)" : label),
+      element("td", { class: "track", "aria-hidden": "true" }, bar(score, range)),
+      element("td", { class: "score" }, formatScore(score)),
+    );
+  const more = appendMany(body, rows, build, noun);
+  return [table("bars", caption, ["Label", "Bar", "Score"], body), more];
+}
+
+/** The first of rows of `{label, score}`, the best, in words. */
+function describeBest(rows, noun) {
+  return rows.length ? `${rows[0].label}: ${formatScore(rows[0].score)}` : `No ${noun}.`;
 }
 
 /** `bars` whose labels are buttons, of which one is pressed; `onchoose` gets the row. */
@@ -142,7 +165,25 @@ function choosableBars(rows, caption, noun, onchoose) {
   return bars(rows.map((row, position) => ({ label: buttons[position], score: row.score })), caption, noun);
 }
 
-/** A part of a text by the positions of characters, as the server counts them: JavaScript counts UTF-16's units. */
-function sliceCharacters(characters, start, end) {
-  return characters.slice(start, end).join("");
+/**
+ * The nodes of a text in which spans are marked; of spans that overlap, the first is marked.
+ *
+ * @param spans `{start, end, attributes, label}`, in characters, as the server counts them: JavaScript counts UTF-16's
+ *   units. Spans without a position are left out; a label is optional.
+ */
+function markSpans(text, spans) {
+  const characters = Array.from(text);
+  const slice = (start, end) => characters.slice(start, end).join("");
+  const nodes = [];
+  let done = 0;
+  const inOrder = spans.filter(({ start, end }) => start !== null && start < end).sort((a, b) => a.start - b.start);
+  for (const { start, end, attributes, label } of inOrder) {
+    if (start < done) continue;
+    const marked = element("mark", attributes, slice(start, end));
+    // Screen readers say the comma; nobody sees or copies it.
+    if (label) marked.append(element("span", { class: "unseen" }, ", "), element("span", { class: "label" }, label));
+    nodes.push(slice(done, start), marked);
+    done = end;
+  }
+  return [...nodes, slice(done)];
 }

@@ -62,7 +62,7 @@ const nameField = (control) => control.labels?.[0]?.textContent ?? "The field";
 /** The text in a control. @throws FieldError if it is empty */
 function readText(control) {
   if (control.value.trim() === "") throw new FieldError(`${nameField(control)} is empty.`, control);
-  return control.value;
+  return readValue(control);
 }
 
 /** The number in a control; undefined if it is empty. @throws FieldError if the control does not allow it */

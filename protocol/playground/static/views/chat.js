@@ -7,44 +7,53 @@ registerView({
   create(model) {
     const system = textArea("", { rows: 2 });
     const message = textArea("Sarah lives in Munich. Where does Sarah live?");
-    const most = numberInput("256", { min: 1, step: 1 });
+    const maxTokens = numberInput("256", { min: 1, step: 1 });
     const temperature = numberInput("0", { min: 0, max: 2, step: "any" });
     const log = element("div", { class: "chat wide", role: "group", "aria-label": "Conversation", tabindex: "0" });
     let history = [];
+    // The bubbles of a turn that broke off: it is no part of the history, and the next turn takes its place.
+    let broken = [];
 
-    const add = (role, text) => {
+    const append = (role, text) => {
       const words = element("p", {}, text);
-      const bubble = element("div", { class: `turn ${role}` },
-        element("span", { class: "who" }, role === "user" ? "You" : model.id), words);
+      const who = element("span", { class: "who" }, role === "user" ? "You" : model.id);
+      const bubble = element("div", { class: `turn ${role}` }, who, words);
       log.append(bubble);
       return { bubble, words };
+    };
+    const removeBroken = () => {
+      broken.forEach((bubble) => bubble.remove());
+      broken = [];
     };
 
     return {
       fields: [
         field("Message", message),
         options(
-          field("Most tokens", most),
+          field("Maximum tokens", maxTokens),
           field("Temperature", temperature, "0: always the likeliest token"),
           field("Instructions (system prompt)", system),
         ),
       ],
       read() {
         const messages = [...history, { role: "user", content: readText(message) }];
-        if (system.value.trim()) messages.unshift({ role: "system", content: system.value });
-        const body = { model: model.id, messages, ...readGeneration(most, temperature) };
+        if (system.value.trim()) messages.unshift({ role: "system", content: readValue(system) });
+        const body = { model: model.id, messages, ...readGeneration(maxTokens, temperature) };
         return { path: "v1/chat/completions", body };
       },
       clear() {
         history = [];
+        broken = [];
         log.replaceChildren();
       },
       start({ body }) {
+        removeBroken();
         const turns = history;
-        const asked = body.messages.at(-1);
-        add("user", asked.content);
-        const { bubble, words } = add("assistant", "");
-        message.value = "";
+        const question = body.messages.at(-1);
+        const asker = append("user", question.content).bubble;
+        const { bubble, words } = append("assistant", "");
+        // A request that is sent again may find another message there.
+        if (readValue(message) === question.content) message.value = "";
         let usage, reason;
         const follow = () => (log.scrollTop = log.scrollHeight);
         follow();
@@ -62,15 +71,15 @@ registerView({
           finish(outcome) {
             words.normalize();
             const text = words.textContent;
-            if (text === "" && outcome === "failed") {
-              bubble.previousElementSibling.remove();
-              bubble.remove();
-              message.value ||= asked.content;
-              return "";
-            }
-            turns.push(asked, { role: "assistant", content: text });
-            const note = describeEnd(outcome, reason);
+            const note = describeEnd(text, outcome, reason);
             if (note) bubble.append(element("p", { class: "hint" }, note));
+            if (outcome === "whole" || (outcome === "stopped" && text !== "")) {
+              turns.push(question, { role: "assistant", content: text });
+            } else {
+              message.value ||= question.content;
+              broken = [asker, bubble];
+              if (text === "") removeBroken();
+            }
             return text;
           },
         };

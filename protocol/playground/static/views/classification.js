@@ -25,7 +25,7 @@ registerView({
       ],
       read() {
         const first = readText(text);
-        const inputs = pair.value ? { text: first, text_pair: pair.value } : first;
+        const inputs = pair.value ? { text: first, text_pair: readValue(pair) } : first;
         const parameters = scoring.value ? { parameters: { function_to_apply: scoring.value } } : {};
         return { path: hubPath(model, isClassifier ? "" : "text-classification"), body: { inputs, ...parameters } };
       },
@@ -33,8 +33,7 @@ registerView({
       show(answer) {
         // A list for each text.
         const [classes] = answer;
-        const summary = `${classes[0].label}: ${formatScore(classes[0].score)}`;
-        return { content: bars(classes, "Classes, best first"), summary };
+        return { content: bars(classes, "Classes, best first"), summary: describeBest(classes, "classes") };
       },
     };
   },

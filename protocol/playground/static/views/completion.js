@@ -6,15 +6,15 @@ registerView({
 
   create(model) {
     const prompt = textArea("The three primary colors are");
-    const most = numberInput("64", { min: 1, step: 1 });
+    const maxTokens = numberInput("64", { min: 1, step: 1 });
     const temperature = numberInput("0", { min: 0, max: 2, step: "any" });
     return {
       fields: [
         field("Text", prompt),
-        options(field("Most tokens", most), field("Temperature", temperature, "0: always the likeliest token")),
+        options(field("Maximum tokens", maxTokens), field("Temperature", temperature, "0: always the likeliest token")),
       ],
       read() {
-        const body = { model: model.id, prompt: readText(prompt), ...readGeneration(most, temperature) };
+        const body = { model: model.id, prompt: readText(prompt), ...readGeneration(maxTokens, temperature) };
         return { path: "v1/completions", body };
       },
       start({ body }) {
@@ -32,7 +32,7 @@ registerView({
           },
           finish(outcome) {
             words.normalize();
-            note.textContent = describeEnd(outcome, reason);
+            note.textContent = describeEnd(words.textContent, outcome, reason);
             return words.textContent;
           },
         };

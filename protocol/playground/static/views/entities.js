@@ -21,43 +21,26 @@ registerView({
       },
       listTexts: ({ inputs }) => [inputs],
       show(answer, { body }) {
-        const entities = answer.map((each) => ({ ...each, label: each.entity_group ?? each.entity }));
-        if (entities.length === 0) {
-          return { content: [element("p", { class: "passage wide" }, body.inputs)], summary: "No entities." };
-        }
         const kind = ({ label }) => label.replace(/^[BI]-/, "");
+        const entities = answer.map((each) => ({ ...each, label: each.entity_group ?? each.entity }));
         const kinds = [...new Set(entities.map(kind))].sort();
         const hue = (entity) => (kinds.indexOf(kind(entity)) * 360) / kinds.length + 275;
+        const spans = entities.map((each) => ({
+          ...each, attributes: { class: "entity", css: { "--hue": hue(each) }, title: formatScore(each.score) },
+        }));
+        const passage = element("p", { class: "passage wide" }, markSpans(body.inputs, spans));
+        if (entities.length === 0) return { content: [passage], summary: "No entities." };
         const rows = element("tbody");
-        const more = appendMany(rows, entities, (each) => element("tr", {},
-          element("th", { scope: "row" }, each.word),
-          element("td", {}, each.label),
-          element("td", { class: "score" }, formatScore(each.score))), "entities");
-        const names = ["Entity", "Label", "Score"].map((name) => element("th", { scope: "col" }, name));
-        const table = element("table", { class: "plain" }, element("caption", { class: "unseen" }, "Entities"),
-          element("thead", {}, element("tr", {}, names)), rows);
+        const build = ({ word, label, score }) =>
+          element("tr", {},
+            element("th", { scope: "row" }, word),
+            element("td", {}, label),
+            element("td", { class: "score" }, formatScore(score)));
+        const more = appendMany(rows, entities, build, "entities");
         const first = entities.slice(0, 5).map((each) => `${each.word}, ${each.label}`);
         const summary = `${entities.length} entities: ${first.join("; ")}`;
-        return { content: [markEntities(body.inputs, entities, hue), table, more], summary };
+        return { content: [passage, table("plain", "Entities", ["Entity", "Label", "Score"], rows), more], summary };
       },
     };
   },
 });
-
-/** The text with its entities marked, each followed by its label. */
-function markEntities(text, entities, hue) {
-  const characters = Array.from(text);
-  const passage = element("p", { class: "passage wide" });
-  let end = 0;
-  const inOrder = entities.filter((each) => each.start !== null).sort((one, other) => one.start - other.start);
-  for (const each of inOrder) {
-    // Of entities that overlap the first is marked.
-    if (each.start < end) continue;
-    passage.append(sliceCharacters(characters, end, each.start));
-    passage.append(element("mark", { class: "entity", css: { "--hue": hue(each) }, title: formatScore(each.score) },
-      sliceCharacters(characters, each.start, each.end), element("span", { class: "label" }, each.label)));
-    end = each.end;
-  }
-  passage.append(sliceCharacters(characters, end));
-  return passage;
-}

@@ -7,25 +7,25 @@ registerView({
     const example = (mask) => `The capital of France is ${mask}.`;
     let mask = "[MASK]";
     const text = textArea(example(mask));
-    const most = numberInput("5", { min: 1, max: 1000, step: 1 });
+    const topN = numberInput("5", { min: 1, max: 1000, step: 1 });
     const insert = button(`Insert ${mask}`, () => {
       text.setRangeText(mask, text.selectionStart, text.selectionEnd, "end");
       text.focus();
-      noteChange(text);
+      dispatchInput(text);
     });
     lookUp({ path: `v2/models/${encodeName(model.id)}` }).then(({ properties }) => {
       if (!properties?.mask_token || properties.mask_token === mask) return;
       if (text.value === example(mask)) text.value = example(properties.mask_token);
       mask = properties.mask_token;
       insert.textContent = `Insert ${mask}`;
-      noteChange(text);
+      dispatchInput(text);
     });
     return {
-      fields: [field("Text with gaps", text), insert, options(field("Candidates for each gap", most))],
+      fields: [field("Text with gaps", text), insert, options(field("Candidates for each gap", topN))],
       read() {
         const inputs = readText(text);
         if (!inputs.includes(mask)) throw new FieldError(`The text has no gap: insert ${mask}.`, text);
-        const topK = readNumber(most);
+        const topK = readNumber(topN);
         return { path: hubPath(model), body: { inputs, ...(topK ? { parameters: { top_k: topK } } : {}) } };
       },
       listTexts: ({ inputs }) => [inputs],
@@ -42,7 +42,8 @@ registerView({
             const isApart = gap === 0 && pieces[0] === "" ? true : /\s$/.test(pieces[gap]);
             slots[gap].textContent = (isApart ? token.trimStart() : token).replace(/^##/, "");
           };
-          fill(candidates[0]);
+          if (candidates.length) fill(candidates[0]);
+          else slots[gap].textContent = mask;
           const title = gaps.length > 1 ? [element("h3", {}, `Gap ${gap + 1}`)] : [];
           const rows = candidates.map((each) => ({ ...each, label: each.token_str }));
           return [...title, ...choosableBars(rows, `Candidates for gap ${gap + 1}`, "candidates", fill)];
@@ -50,7 +51,7 @@ registerView({
         const use = button("Use this text", () => {
           text.value = passage.textContent;
           text.focus();
-          noteChange(text);
+          dispatchInput(text);
         });
         return { content: [passage, ...tables, use], summary: passage.textContent };
       },

@@ -11,29 +11,28 @@ registerView({
       "Bread is made of flour.",
       "Tom likes to travel to Munich.",
       "Sarah lives in Munich.",
-    ], 1);
-    const most = numberInput("", { min: 1, step: 1, placeholder: "all" });
+    ]);
+    const topN = numberInput("", { min: 1, step: 1, placeholder: "all" });
     return {
-      fields: [field("Query", query), documents.element, options(field("The best so many", most))],
+      fields: [field("Query", query), documents.element, options(field("Top n", topN))],
       read() {
-        const best = readNumber(most);
+        const count = readNumber(topN);
         const body = { model: model.id, query: readText(query), documents: documents.read() };
-        return { path: "v1/rerank", body: best ? { ...body, top_n: best } : body };
+        return { path: "v1/rerank", body: count ? { ...body, top_n: count } : body };
       },
       show({ results }, { body }) {
-        const scores = results.map((each) => Math.abs(each.relevance_score));
-        const whole = Math.max(1, ...scores);
+        const range = scoreRange(results.map((each) => each.relevance_score));
         const list = element("ol", { class: "ranking wide" });
-        const more = appendMany(list, results, ({ index, relevance_score: score }) => element("li", {},
-          element("p", {}, body.documents[index]),
-          element("div", { class: "rank" },
-            element("span", { class: "bar-track", "aria-hidden": "true" },
-              element("span", { class: score < 0 ? "bar below" : "bar", css: { "--share": Math.abs(score) / whole } })),
-            element("span", { class: "score" }, formatScore(score)),
-            element("span", { class: "hint" }, `document ${index + 1}`))), "documents");
-        const [first] = results;
-        const summary = `First is document ${first.index + 1}: ${formatScore(first.relevance_score)}`;
-        return { content: [list, more], summary };
+        const build = ({ index, relevance_score: score }) =>
+          element("li", {},
+            element("p", {}, body.documents[index]),
+            element("div", { class: "rank" },
+              element("span", { class: "bar-track", "aria-hidden": "true" }, bar(score, range)),
+              element("span", { class: "score" }, formatScore(score)),
+              element("span", { class: "hint" }, `document ${index + 1}`)));
+        const more = appendMany(list, results, build, "documents");
+        const rows = results.map((each) => ({ label: `document ${each.index + 1}`, score: each.relevance_score }));
+        return { content: [list, more], summary: `First: ${describeBest(rows, "documents")}` };
       },
     };
   },

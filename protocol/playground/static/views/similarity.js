@@ -10,7 +10,7 @@ registerView({
       "Munich is where Sarah has her home.",
       "Bread is made of flour and water.",
       "How do I bake a loaf?",
-    ], 1);
+    ]);
     return {
       fields: [texts.element],
       read() {
@@ -27,7 +27,7 @@ registerView({
         const summary = best
           ? `The most similar are text ${best.row + 1} and text ${best.column + 1}: ${best.score.toFixed(2)}`
           : `A vector of ${dimensions} numbers`;
-        return { content: [heatMap(body.input, vectors), element("p", { class: "hint" }, note)], summary };
+        return { content: [...heatMap(body.input, vectors), element("p", { class: "hint" }, note)], summary };
       },
     };
   },
@@ -43,19 +43,27 @@ function toUnit(vector) {
   return vector.map((value) => value / length);
 }
 
-/** The cosine of each pair as a table; a cell is the darker the larger its number. */
+/** The cosine of each pair as a table, and a button for all if there are many; the larger, the darker. */
 function heatMap(texts, vectors) {
-  const columns = texts.map((text, position) => element("th", { scope: "col", title: text }, String(position + 1)));
-  const body = element("tbody");
-  const more = appendMany(body, vectors, (one, row) => element("tr", {},
-    element("th", { scope: "row" }, element("span", { class: "number" }, String(row + 1)), texts[row]),
-    vectors.map((other) => {
-      const cosine = multiply(one, other);
-      return element("td", { css: { "--share": Math.min(Math.max(cosine, 0), 1) } }, cosine.toFixed(2));
-    })), "texts");
-  const table = element("table", { class: "heat" },
-    element("caption", { class: "unseen" }, "Similarity of the texts"),
-    element("thead", {}, element("tr", {}, element("td"), columns)), body);
-  const scrolling = { class: "scroll wide", tabindex: "0", role: "group", "aria-label": "Similarity of the texts" };
-  return element("div", scrolling, table, more);
+  const build = (count) => {
+    const shown = vectors.slice(0, count);
+    const columns = shown.map((_, column) => element("span", { title: texts[column] }, String(column + 1)));
+    const rows = shown.map((one, row) => element("tr", {},
+      element("th", { scope: "row", title: texts[row] }, element("div", { class: "clamped" },
+        element("span", { class: "number" }, String(row + 1)), texts[row])),
+      shown.map((other) => {
+        const cosine = multiply(one, other);
+        return element("td", { css: { "--share": Math.min(Math.max(cosine, 0), 1) } }, cosine.toFixed(2));
+      })));
+    return table("heat", "Similarity of the texts", ["Text", ...columns], element("tbody", {}, rows));
+  };
+  const attributes = { class: "scroll wide", tabindex: "0", role: "group", "aria-label": "Similarity of the texts" };
+  const scrolling = element("div", attributes, build(FIRST_ITEMS));
+  if (texts.length <= FIRST_ITEMS) return [scrolling];
+  const more = button(`Show all ${texts.length} texts`, () => {
+    scrolling.replaceChildren(build(texts.length));
+    scrolling.focus();
+    more.remove();
+  });
+  return [scrolling, more];
 }

@@ -5,12 +5,12 @@ registerView({
 
   create(model, lookUp) {
     const text = textArea("The capital of France is Paris.");
-    const most = numberInput("20", { min: 1, step: 1 });
+    const topN = numberInput("20", { min: 1, step: 1 });
     return {
-      fields: [field("Text", text), options(field("The highest so many weights", most, "Empty: all"))],
+      fields: [field("Text", text), options(field("Top n weights", topN, "Empty: all"))],
       read() {
-        const entries = readNumber(most);
-        const parameters = entries ? { parameters: { max_active_dims: entries } } : {};
+        const count = readNumber(topN);
+        const parameters = count ? { parameters: { max_active_dims: count } } : {};
         const path = `v1/models/${encodeName(model.id)}:predict`;
         return { path, body: { instances: [readText(text)], ...parameters } };
       },
@@ -19,7 +19,7 @@ registerView({
         const [entries] = answer.predictions;
         const rows = [...entries].sort((one, other) => other.value - one.value)
           .map(({ index, value }) => ({ label: element("span", {}, `token ${index}`), score: value, index }));
-        nameTokens(rows.slice(0, MOST_NAMES), model, lookUp);
+        nameTokens(rows.slice(0, MAX_NAMED_TOKENS), model, lookUp);
         const summary = `${rows.length} tokens have a weight.`;
         return { content: bars(rows, "Tokens by weight", "tokens"), summary };
       },
@@ -27,7 +27,7 @@ registerView({
   },
 });
 
-const MOST_NAMES = 500;
+const MAX_NAMED_TOKENS = 500;
 
 /** Write the texts of tokens in place of their ids; they stay ids if the server does not tell. */
 async function nameTokens(rows, model, lookUp) {

@@ -21,14 +21,13 @@ registerView({
         if (several.box.checked) parameters.multi_label = true;
         if (template.value.trim()) {
           if (!template.value.includes("{}")) throw new FieldError("The hypothesis has no {} for the label.", template);
-          parameters.hypothesis_template = template.value;
+          parameters.hypothesis_template = readValue(template);
         }
         return { path: hubPath(model, "zero-shot-classification"), body: { inputs, parameters } };
       },
       listTexts: ({ inputs }) => [inputs],
       show(answer) {
-        const summary = `${answer[0].label}: ${formatScore(answer[0].score)}`;
-        return { content: bars(answer, "Labels, best first", "labels"), summary };
+        return { content: bars(answer, "Labels, best first", "labels"), summary: describeBest(answer, "labels") };
       },
     };
   },
