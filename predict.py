@@ -31,7 +31,7 @@ from protocol.bulk.outputs import JsonOutput, count_errors
 from protocol.bulk.parts import GENERATED_ROWS, PART_ROWS, Part, PartSummary
 from protocol.bulk.predictor import Answer, Predictor
 from protocol.bulk.progress import Progress
-from protocol.bulk.rows import NO_ROWS, Rows, list_written
+from protocol.bulk.rows import NO_ROWS, Rows, check_text_column, list_written
 from protocol.bulk.streams import answer_rows, give_texts, read_parts, read_stream
 from runners.core.argument_groups import AnswerArguments, ModelArguments, PredictArguments
 from runners.core.arguments import Arguments
@@ -109,6 +109,7 @@ def predict(
 
 
 def _predict(own: PredictArguments, texts: Sequence[str], configuration: Configuration, answers: int) -> int:
+    check_text_column(own.text_column, list_written())
     source = STREAM if own.input is None else own.input
     if own.output == STREAM:
         if source != STREAM:
@@ -422,9 +423,10 @@ async def _answer_stream(
 
 def _read_groups(own: PredictArguments, texts: Sequence[str], extra_names: Sequence[str]) -> AsyncIterator[Rows]:
     """The rows of the command line, of a stream or of a file."""
+    written = list_written(extra_names)
+    check_text_column(own.text_column, written)
     if texts:
         return give_texts(texts, own.text_column)
-    written = list_written(extra_names)
     if own.input is None or own.input == STREAM:
         return read_stream(0, own.text_column, written)
     return read_parts(open_source(Path(own.input), own.text_column, written), PART_ROWS)

@@ -10,11 +10,12 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from protocol.bulk.parts import PART_BYTES, Part
 from protocol.bulk.predictor import Answer
-from protocol.bulk.rows import ERROR, PAIR, PREDICTION, Rows, check_columns, dump_json, read_text, to_cell
+from protocol.bulk.rows import ERROR, INSTANCE_COLUMNS, PREDICTION, Rows, check_columns, dump_json, read_text, to_cell
 from protocol.bulk.source import Source
 from protocol.kserve_v1.predictions import render_prediction
 from protocol.output_tensors import output_name
@@ -25,21 +26,28 @@ _READ_ROWS = 1024
 # A row group of the output has about so many rows or bytes.
 _GROUP_ROWS = 2**16
 _GROUP_BYTES = 64 * 2**20
+# Readers of Parquet refuse a column of many more levels; a list has two.
+_MOST_LEVELS = 64
 
 
 class TableRows(Rows):
     """Rows of a Parquet file, which keep its types."""
 
     def __init__(self, table: pa.Table, text_column: str) -> None:
-        self._table = table
-        read = table.select([name for name in (text_column, PAIR) if name in table.column_names])
-        if text_column not in table.column_names:
-            read = table
-        self.texts = [_read_text(record, text_column) for record in read.to_pylist()]
+        self._table, wrong = _empty_wrong(table)
+        read = self._table.select([name for name in table.column_names if name in (text_column, *INSTANCE_COLUMNS)])
+        self.texts = [
+            InputError(f"{wrong[row]} is not UTF-8, or damaged") if row in wrong else _read_text(record, text_column)
+            for row, record in enumerate(_to_records(read))
+        ]
+
+    @property
+    def names(self) -> Sequence[str]:
+        names: list[str] = self._table.column_names
+        return names
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
-        records: list[dict[str, Any]] = self._table.to_pylist()
-        return records
+        return _to_records(self._table)
 
     def to_table(self) -> pa.Table:
         return self._table
@@ -53,12 +61,16 @@ class ParquetTable(Source):
     _position = 0
 
     def check_start(self) -> None:
-        names = self._open().schema_arrow.names
+        schema = self._open().schema_arrow
+        names = schema.names
         if twice := [name for position, name in enumerate(names) if name in names[:position]]:
             raise InputError(f"the input has two columns {twice[0]!r}: rename one")
         check_columns(names, self.text_column, self.written)
+        if self.text_column in names and not _is_text(kind := schema.field(self.text_column).type):
+            raise InputError(f"the column {self.text_column} has the type {kind}: it must have texts, lists or objects")
 
     def plan(self, part_rows: int) -> tuple[Part, ...]:
+        self.check_start()
         metadata = self._open().metadata
         count = metadata.num_rows
         size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
@@ -73,7 +85,7 @@ class ParquetTable(Source):
     def read(self, part: Part) -> TableRows:
         try:
             table = pa.Table.from_batches(self._take(part.start, part.end), self._open().schema_arrow)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, StopIteration) as error:
             raise InputError(f"the rows from {part.line} on cannot be read: {brief(error)}") from error
         return TableRows(table, self.text_column)
 
@@ -84,7 +96,7 @@ class ParquetTable(Source):
                 pass
             try:
                 self._file = pq.ParquetFile(self.path, pre_buffer=False)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OSError) as error:
                 raise InputError(f"the input is not Parquet: {brief(error)}") from error
         return self._file
 
@@ -127,9 +139,74 @@ def _read_text(record: Mapping[str, Any], text_column: str) -> TextInput | Input
         return error
 
 
-def make_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """A table of records, which need not have the same columns."""
-    names = dict.fromkeys(name for record in records for name in record)
+def _empty_wrong(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
+    """The table without values that cannot be read, such as text that is not UTF-8, and such a column of each row."""
+    wrong: dict[int, str] = {}
+    for position, name in enumerate(table.column_names):
+        column = table.column(position)
+        if _is_valid(column):
+            continue
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        # A slice of lists still has the values of the others.
+        valid = [_is_valid(column.take(pa.array([row]))) for row in range(len(column))]
+        table = table.set_column(position, name, pc.if_else(pa.array(valid), column, None))
+        wrong.update({row: name for row, is_valid in enumerate(valid) if not is_valid})
+    return table, wrong
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _to_records(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows, whose values are those of JSON, and bytes."""
+    for position, field in enumerate(table.schema):
+        if (kind := _simplify(field.type)) != field.type:
+            # Arrow casts a slice of objects wrongly, so take a copy.
+            copy = table.column(position).take(pa.array(range(table.num_rows)))
+            table = table.set_column(position, field.name, copy.cast(kind))
+    records: list[dict[str, Any]] = table.to_pylist()
+    return records
+
+
+def _simplify(kind: pa.DataType) -> pa.DataType:
+    """The type with texts instead of times and decimals, which Python's have neither the range nor the digits of."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _simplify(kind.value_type)
+    if types.is_temporal(kind) or types.is_decimal(kind):
+        return pa.string()
+    if types.is_map(kind):
+        return pa.map_(_simplify(kind.key_type), _simplify(kind.item_type))
+    if types.is_struct(kind):
+        return pa.struct([kind.field(at).with_type(_simplify(kind.field(at).type)) for at in range(kind.num_fields)])
+    if _is_list(kind) and (value := _simplify(kind.value_type)) != kind.value_type:
+        return pa.large_list(value)
+    return kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column of the type may have texts, or lists or objects of them."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    is_string = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    # A column of nulls alone has no type.
+    return is_string or types.is_null(kind) or types.is_struct(kind) or _is_list(kind)
+
+
+def make_table(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table of records, which may lack columns."""
     if not names:
         return pa.table({"": pa.nulls(len(records))}).select([])
     return pa.table({name: _make_array([record.get(name) for record in records]) for name in names})
@@ -151,7 +228,7 @@ def add_answers(table: pa.Table, answers: Sequence[Answer], extra_names: Sequenc
 
 
 def _make_predictions(answers: Sequence[Answer]) -> pa.Array:
-    """V1's predictions; arrays of numbers keep their type."""
+    """V1's predictions: lists of numbers of the arrays' type, texts of JSON, or what `_make_array` infers."""
     mains = [answer.main if isinstance(answer, Prediction) else None for answer in answers]
     found = next((main for main in mains if main is not None), None)
     match found:
@@ -188,11 +265,12 @@ def _to_texts(values: Sequence[Any]) -> pa.Array:
     return pa.array([None if value is None else to_cell(value) for value in values], pa.string())
 
 
-def _is_storable(kind: pa.DataType) -> bool:
-    """Whether Parquet has the type: it has no objects without members."""
+def _is_storable(kind: pa.DataType, levels: int = _MOST_LEVELS) -> bool:
+    """Whether Parquet has the type: it has no objects without members, and not any number of levels."""
     if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(_is_storable(kind.field(at).type) for at in range(kind.num_fields))
-    return not pa.types.is_list(kind) or _is_storable(kind.value_type)
+        fields = [kind.field(at).type for at in range(kind.num_fields)]
+        return bool(fields) and levels > 0 and all(_is_storable(field, levels - 1) for field in fields)
+    return not pa.types.is_list(kind) or (levels > 0 and _is_storable(kind.value_type, levels - 2))
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -201,11 +279,11 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 def merge_tables(paths: Sequence[Path], target: Path) -> None:
     """Join files of parts, whose columns may differ, to one file."""
-    schema = _unify([pq.read_schema(path) for path in paths])
+    schema = _unify(paths)
     with pq.ParquetWriter(target, schema) as writer:
         waiting: list[pa.Table] = []
         for path in paths:
-            waiting.append(_fit(pq.read_table(path), schema))
+            waiting.append(_fit(_read(path), schema))
             rows, size = sum(table.num_rows for table in waiting), sum(table.nbytes for table in waiting)
             if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting))
@@ -214,23 +292,50 @@ def merge_tables(paths: Sequence[Path], target: Path) -> None:
             writer.write_table(pa.concat_tables(waiting))
 
 
-def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The schema of all parts: a column whose types have no common one is text, and those of answers come last."""
-    last_names = schemas[0].names[schemas[0].get_field_index(PREDICTION) :]
-    kinds: dict[str, set[pa.DataType]] = {}
+def _read(path: Path) -> pa.Table:
+    # `pq.read_table` would read columns in the names of folders.
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _unify(paths: Sequence[Path]) -> pa.Schema:
+    """The schema of all parts: a column whose values have no common type is text, and those of answers come last."""
+    schemas = [pq.read_schema(path) for path in paths]
+    found: dict[str, dict[pa.Field, None]] = {}
     for schema in schemas:
         for field in schema:
-            kinds.setdefault(field.name, set()).add(field.type)
-    names = [name for name in kinds if name not in last_names] + [name for name in last_names if name in kinds]
-    return pa.schema([(name, _unify_types(kinds[name])) for name in names])
+            found.setdefault(field.name, {})[field] = None
+    fields = {name: _unify_fields(list(own)) for name, own in found.items()}
+    for path, schema in zip(paths, schemas, strict=True):
+        # Whether a type takes the values of another depends on them.
+        if others := [field for field in schema if _needs_cast(field.type, fields[field.name].type)]:
+            table = _read(path)
+            for field in others:
+                if not _can_cast(table[field.name], fields[field.name].type):
+                    fields[field.name] = pa.field(field.name, pa.string())
+    last = schemas[0].names[schemas[0].get_field_index(PREDICTION) :]
+    names = [name for name in fields if name not in last] + last
+    return pa.schema([fields[name] for name in names], schemas[0].metadata)
 
 
-def _unify_types(kinds: set[pa.DataType]) -> pa.DataType:
+def _unify_fields(fields: Sequence[pa.Field]) -> pa.Field:
     try:
-        unified = pa.unify_schemas([pa.schema([("", kind)]) for kind in kinds], promote_options="permissive")
+        [field] = pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive")
     except pa.ArrowException:
-        return pa.string()
-    return pa.string() if pa.types.is_null(unified.field(0).type) else unified.field(0).type
+        return pa.field(fields[0].name, pa.string())
+    return field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+
+
+def _needs_cast(kind: pa.DataType, target: pa.DataType) -> bool:
+    return not (kind == target or pa.types.is_null(kind) or pa.types.is_string(target))
+
+
+def _can_cast(column: pa.ChunkedArray, target: pa.DataType) -> bool:
+    try:
+        column.cast(target)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -241,7 +346,7 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
         elif (column := table[field.name]).type == field.type:
             columns[field.name] = column
         elif pa.types.is_string(field.type) and not pa.types.is_null(column.type):
-            columns[field.name] = _to_texts(column.to_pylist())
+            columns[field.name] = _to_texts([record[field.name] for record in _to_records(table.select([field.name]))])
         else:
             columns[field.name] = column.cast(field.type)
     return pa.table(columns, schema)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader, BytesIO
 from typing import Any
 
-from protocol.bulk.lines import read_lines, skip_bom
+from protocol.bulk.lines import LONGEST_LINE, skip_bom
 from protocol.bulk.parts import Part, PartPlanner
-from protocol.bulk.rows import PAIR, RecordRows, check_columns, read_text
+from protocol.bulk.rows import KEEP_BYTES, PAIR, RecordRows, check_columns, is_utf8, read_text, replace_bytes
 from protocol.bulk.source import Source
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
-
-# A longer field is a quote that is never closed.
-_LONGEST_FIELD = 16 * 2**20
-_ENCODING = "utf-8"
-# Keeps bytes that are not UTF-8, so that they are found in their row.
-_KEEP = "surrogateescape"
 
 
 class CsvTable(Source):
@@ -32,12 +27,13 @@ class CsvTable(Source):
         check_columns(header, self.text_column, self.written)
 
     def plan(self, part_rows: int) -> tuple[Part, ...]:
+        self.check_start()
         with open(self.path, "rb") as file:
             _, start, line = _read_header(file)
-            counted = _CountedLines(file)
+            lines = _CountedLines(file, line)
             planner = PartPlanner(start, line, part_rows)
-            for row in _read_rows(counted):
-                planner.add(*counted.take(), is_row=row is None or bool(row))
+            for row in _read_rows(lines):
+                planner.add(*lines.take(), is_row=row != [])
             return planner.finish()
 
     def read(self, part: Part) -> RecordRows:
@@ -46,29 +42,28 @@ class CsvTable(Source):
                 self._header, _, _ = _read_header(file)
             file.seek(part.start)
             data = file.read(part.end - part.start)
-        counted = _CountedLines(BytesIO(data))
-        records, texts, line = [], [], part.line
-        for row in _read_rows(counted):
-            _, lines = counted.take()
-            if row is None or row:
-                record, text = self._parse(row, line)
+        lines = _CountedLines(BytesIO(data), part.line)
+        records, texts = [], []
+        for row in _read_rows(lines):
+            if row != []:
+                record, text = self._parse(row, lines.line)
                 records.append(record)
                 texts.append(text)
-            line += lines
-        return RecordRows(records, texts)
+            lines.take()
+        return RecordRows(records, texts, names=self._header)
 
-    def _parse(self, row: list[str] | None, line: int) -> tuple[Mapping[str, Any], TextInput | InputError]:
-        if row is None:
-            return {}, InputError(f"line {line} is not CSV: a field has more than {_LONGEST_FIELD >> 20} MiB")
+    def _parse(self, row: list[str] | InputError, line: int) -> tuple[Mapping[str, Any], TextInput | InputError]:
+        if isinstance(row, InputError):
+            return {}, row
         assert self._header is not None
-        record: dict[str, str | None] = dict(zip(self._header, row, strict=False))
-        if len(row) != len(self._header):
-            error = InputError(f"line {line} has {len(row)} fields, and the first row has {len(self._header)}")
-            return {name: value and _replace(value) for name, value in record.items()}, error
-        if any(not value.isascii() and not _is_text(value) for value in row):
-            return {name: _replace(value) for name, value in zip(self._header, row, strict=True)}, InputError(
-                f"line {line} is not UTF-8"
+        record: dict[str, str | None] = dict(zip(self._header, map(replace_bytes, row), strict=False))
+        if (more := len(row) - len(self._header)) != 0:
+            left_out = f": the last {more} {'is' if more == 1 else 'are'} left out" if more > 0 else ""
+            return record, InputError(
+                f"line {line} has {len(row)} fields, and the first row has {len(self._header)}{left_out}"
             )
+        if not all(map(is_utf8, row)):
+            return record, InputError(f"line {line} is not UTF-8")
         # An empty cell is no second text.
         pair = record.get(PAIR)
         try:
@@ -78,36 +73,67 @@ class CsvTable(Source):
 
 
 class _CountedLines(Iterator[str]):
-    """The lines of a file for a reader of CSV, which are counted."""
+    """The lines of a file for a reader of CSV, which are counted.
 
-    def __init__(self, file: BufferedReader | BytesIO) -> None:
-        self._lines = read_lines(file)
+    Attributes:
+        line: the number of the first line since the last call of `take`: that of a row.
+        has_ended: whether there are no more.
+    """
+
+    def __init__(self, file: BufferedReader | BytesIO, line: int) -> None:
+        self._file = file
         self._size = self._count = 0
+        self.line = line
+        self.has_ended = False
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        line = self._file.readline(LONGEST_LINE + 1)
+        self.has_ended = not line
+        if self.has_ended:
+            raise StopIteration
         self._size += len(line)
         self._count += 1
-        return line.decode(_ENCODING, _KEEP)
+        if self._size > LONGEST_LINE:
+            raise InputError(
+                f"the row of line {self.line} has more than {LONGEST_LINE >> 20} MiB: a quote in it is never closed, "
+                "or the input is no CSV"
+            )
+        return line.decode("utf-8", KEEP_BYTES)
 
     def take(self) -> tuple[int, int]:
         """How many bytes and lines were read since the last call."""
         counts = self._size, self._count
+        self.line += self._count
         self._size = self._count = 0
         return counts
 
 
-def _read_rows(lines: Iterable[str]) -> Iterator[list[str] | None]:
-    """The fields of each row; None for what is no row."""
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.reader(lines)
+def make_reader(lines: Iterable[str]) -> Iterator[list[str]]:
+    """A reader of rows, whose fields may have any length."""
+    csv.field_size_limit(sys.maxsize)
+    return csv.reader(lines)
+
+
+def _read_rows(lines: _CountedLines) -> Iterator[list[str] | InputError]:
+    """The fields of each row, or why it is none.
+
+    Raises:
+        InputError: a quote is never closed.
+    """
+    reader = make_reader(lines)
     while True:
         try:
-            yield next(reader)
+            row = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            yield None
+            # Fields have any length, and `csv` finds no other error.
+            yield InputError(f"line {lines.line} is not CSV: it has a carriage return that is not in quotes")
+            continue
+        if lines.has_ended:
+            # The reader has looked for more of this row.
+            raise InputError(f"a quote in the row of line {lines.line} is never closed")
+        yield row
 
 
 def _read_header(file: BufferedReader) -> tuple[list[str], int, int]:
@@ -116,28 +142,18 @@ def _read_header(file: BufferedReader) -> tuple[list[str], int, int]:
     Raises:
         InputError: the file is empty, or two columns have one name.
     """
-    start, line = skip_bom(file), 1
-    counted = _CountedLines(file)
-    for row in _read_rows(counted):
-        size, lines = counted.take()
-        start, line = start + size, line + lines
-        if row is None or any(not _is_text(name) for name in row):
-            raise InputError("the first row of the input is not CSV in UTF-8")
+    start = skip_bom(file)
+    lines = _CountedLines(file, 1)
+    for row in _read_rows(lines):
+        size, _ = lines.take()
+        start += size
+        if isinstance(row, InputError):
+            raise InputError("the first row of the input is not CSV: its lines must end with LF, or with CR and LF")
+        if not all(map(is_utf8, row)):
+            raise InputError("the first row of the input is not UTF-8")
         if row:
             if twice := [name for position, name in enumerate(row) if name in row[:position]]:
                 raise InputError(f"the input has two columns {twice[0]!r}: rename one")
             file.seek(start)
-            return row, start, line
+            return row, start, lines.line
     raise InputError("the input is empty: its first row must have the names of the columns")
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode(_ENCODING)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _replace(value: str) -> str:
-    return value.encode(_ENCODING, _KEEP).decode(_ENCODING, "replace")

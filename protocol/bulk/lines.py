@@ -20,6 +20,9 @@ _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")
 # A longer line is no row, but a file of another format.
 LONGEST_LINE = 64 * 2**20
 
+# `orjson` writes at most 254 levels, and reads more.
+_MOST_LEVELS = 100
+
 # The record of a line, its JSON as it stands in the file if it is an object, and its text.
 Parsed = tuple[Mapping[str, Any], bytes | None, TextInput | InputError]
 
@@ -124,8 +127,12 @@ def read_lines(file: BufferedReader | BytesIO) -> Iterator[bytes]:
     while line := read(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:
-            raise InputError(f"line {number} has more than {LONGEST_LINE >> 20} MiB: this is no file of lines")
+            raise describe_long_line(number)
         yield line
+
+
+def describe_long_line(number: int) -> InputError:
+    return InputError(f"line {number} has more than {LONGEST_LINE >> 20} MiB: this is no file of lines")
 
 
 def parse_lines(lines: Iterable[tuple[int, bytes]], parse: Callable[[bytes, int], Parsed]) -> RecordRows:
@@ -158,6 +165,8 @@ def parse_json(line: bytes, number: int, text_column: str, written: Collection[s
     except orjson.JSONDecodeError as error:
         # The message repeats nothing of the line.
         return {}, None, InputError(f"line {number} is not JSON: {error.msg} at column {error.colno}")
+    if line.count(b"[") + line.count(b"{") > _MOST_LEVELS and _count_levels(value) > _MOST_LEVELS:
+        return {}, None, InputError(f"line {number} has lists and objects of more than {_MOST_LEVELS} levels")
     is_object = isinstance(value, dict)
     record = value if is_object else {text_column: value}
     if taken := [name for name in written if name in record]:
@@ -167,3 +176,12 @@ def parse_json(line: bytes, number: int, text_column: str, written: Collection[s
     except InputError as error:
         text = InputError(f"line {number}: {error}")
     return record, line if is_object else None, text
+
+
+def _count_levels(value: Any) -> int:
+    """How many lists and objects are in each other, at most."""
+    levels, values = 0, [value]
+    while values := [each for each in values if isinstance(each, list | dict)]:
+        levels += 1
+        values = [inner for each in values for inner in (each.values() if isinstance(each, dict) else each)]
+    return levels

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import orjson
-
+from protocol.bulk.csv_table import make_reader
 from protocol.bulk.predictor import Answer
 from protocol.bulk.rows import ERROR, PREDICTION, Rows, dump_json, list_written, to_cell
 from protocol.kserve_v1.predictions import render_prediction
@@ -65,28 +64,42 @@ class CsvOutput(Output):
     """CSV, whose cells are texts, or JSON of other values."""
 
     def write(self, path: Path, rows: Rows, answers: Sequence[Answer]) -> None:
-        records, written = rows.to_records(), list_written(self.extra_names)
-        names = dict.fromkeys(name for record in records for name in record)
+        names = (*rows.names, *list_written(self.extra_names))
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = _CsvWriter(file)
-            writer.write([*names, *written])
-            for record, answer in zip(records, answers, strict=True):
-                values = {**record, **_load(list_values(answer, self.extra_names))}
-                writer.write([to_cell(values.get(name)) for name in (*names, *written)])
+            writer.write(names)
+            for record, answer in zip(rows.to_records(), answers, strict=True):
+                values = {**record, **list_values(answer, self.extra_names)}
+                writer.write([to_cell(values.get(name)) for name in names])
 
     def merge(self, paths: Sequence[Path], target: Path) -> None:
-        headers = [next(_read(path)) for path in paths]
+        headers = [_read_header(path) for path in paths]
         written = headers[0][headers[0].index(PREDICTION) :]
-        header = [*dict.fromkeys(name for own in headers for name in own if name not in written), *written]
+        names = dict.fromkeys(name for header in headers for name in header if name not in written)
+        header = [*names, *written]
         with open(target, "w", encoding="utf-8", newline="") as joined:
             writer = _CsvWriter(joined)
             writer.write(header)
-            for path, own in zip(paths, headers, strict=True):
-                rows = _read(path)
-                next(rows)
-                places = [own.index(name) if name in own else None for name in header]
-                for row in rows:
-                    writer.write(row if own == header else ["" if at is None else row[at] for at in places])
+            for path in paths:
+                _append(path, header, joined, writer)
+
+
+def _append(path: Path, header: Sequence[str], joined: TextIO, writer: _CsvWriter) -> None:
+    """Append the rows of a part, which may lack columns."""
+    with open(path, encoding="utf-8", newline="") as part:
+        rows = make_reader(part)
+        own = next(rows)
+        if own == header:
+            shutil.copyfileobj(part, joined)
+            return
+        places = [own.index(name) if name in own else None for name in header]
+        for row in rows:
+            writer.write(["" if place is None else row[place] for place in places])
+
+
+def _read_header(path: Path) -> list[str]:
+    with open(path, encoding="utf-8", newline="") as part:
+        return next(make_reader(part))
 
 
 class _CsvWriter:
@@ -129,17 +142,7 @@ def list_values(answer: Answer, extra_names: Sequence[str]) -> dict[str, Any]:
     return {PREDICTION: render_prediction(answer), **extras}
 
 
-def _load(values: dict[str, Any]) -> dict[str, Any]:
-    """The same without iterators and arrays."""
-    return {name: value if isinstance(value, str) else orjson.loads(dump_json(value)) for name, value in values.items()}
-
-
 def _join(columns: bytes, values: bytes) -> bytes:
     """One JSON object of the members of two."""
     start = columns[:-1].rstrip()
     return b"%b%b%b\n" % (start, b"" if start == b"{" else b",", values[1:])
-
-
-def _read(path: Path) -> Iterator[list[str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        yield from csv.reader(file)

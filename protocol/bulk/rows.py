@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from decimal import Decimal
+from itertools import chain
+from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 PREDICTION, ERROR = "prediction", "error"
 PAIR = "text_pair"
+# Decodes bytes that are not UTF-8 so that they are found in their row, as Python decodes the command line.
+KEEP_BYTES = "surrogateescape"
 # Columns that make an instance together where there is no column of texts.
 _OTHERS = (("question", "context"), ("words",))
+# The columns beside that of the texts that may make an instance.
+INSTANCE_COLUMNS = (PAIR, *chain.from_iterable(_OTHERS))
 
 
 class Rows(ABC):
@@ -32,6 +37,11 @@ class Rows(ABC):
     """
 
     texts: Sequence[TextInput | InputError]
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The columns, of which a row may lack some."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,7 +57,7 @@ class Rows(ABC):
     def to_table(self) -> pa.Table:
         from protocol.bulk.arrow import make_table
 
-        return make_table(self.to_records())
+        return make_table(self.names, self.to_records())
 
 
 class RecordRows(Rows):
@@ -58,14 +68,21 @@ class RecordRows(Rows):
         records: Sequence[Mapping[str, Any]],
         texts: Sequence[TextInput | InputError],
         json: Sequence[bytes | None] = (),
+        names: Sequence[str] = (),
     ) -> None:
         """
         Args:
             json: the rows as they stand in their file; None for one that is to be rendered.
+            names: the columns of the file; none if they are those of the records.
         """
         self.texts = texts
         self._records = records
         self._json = json
+        self._names = names
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._names or tuple(dict.fromkeys(chain.from_iterable(self._records)))
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
         return self._records
@@ -92,32 +109,44 @@ def list_written(extra_names: Sequence[str] = ()) -> tuple[str, ...]:
 
 def dump_json(value: Any) -> bytes:
     """A value of a row or a prediction as JSON; iterators and numpy arrays are lists."""
-    try:
-        return orjson.dumps(value, default=_convert, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        # An integer of more than 64 bits, which Parquet's decimals may be.
-        import json
-
-        return json.dumps(value, default=_convert, ensure_ascii=False, separators=(",", ":")).encode()
+    return orjson.dumps(value, default=_convert, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
 def _convert(value: Any) -> Any:
     match value:
-        case Decimal():
-            return str(value)
         case bytes():
             return base64.b64encode(value).decode()
         case Iterable():
             return list(value)
-    # Such as a duration.
     return str(value)
 
 
 def to_cell(value: Any) -> str:
-    """A value as a text of a table: a text is itself, nothing is empty, and anything else is JSON."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else dump_json(value).decode()
+    """A value as a text of a table: a text is itself, nothing is empty, and anything else is JSON without quotes."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case float() if not isfinite(value):
+            return str(value)
+    json = dump_json(value)
+    return str(orjson.loads(json)) if json.startswith(b'"') else json.decode()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text that was decoded with `KEEP_BYTES` was UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def replace_bytes(text: str) -> str:
+    """The text, with replacement characters where it was not UTF-8."""
+    return text if is_utf8(text) else text.encode(errors=KEEP_BYTES).decode(errors="replace")
 
 
 def read_text(record: Mapping[str, Any], text_column: str) -> TextInput:
@@ -150,6 +179,21 @@ def _read_instance(value: Any, name: str) -> TextInput:
     elif isinstance(value, list):
         value = convert_json(value, list[str], name)
     return read_instance(cast("AnyInstance", value), name)
+
+
+def check_text_column(text_column: str, written: Collection[str]) -> None:
+    """
+    Args:
+        written: the columns that the job adds.
+
+    Raises:
+        InputError: the column of texts is one of them.
+    """
+    if text_column in written:
+        raise InputError(
+            f"--text_column={text_column}: the output has a column {text_column} of its own, as it has "
+            f"{list_names([name for name in written if name != text_column])}: rename that of the texts"
+        )
 
 
 def check_columns(columns: Collection[str], text_column: str, written: Collection[str]) -> None:

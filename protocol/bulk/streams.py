@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
-from protocol.bulk.lines import BOM, LONGEST_LINE, Parsed, parse_json, parse_lines, parse_text
+from protocol.bulk.lines import BOM, LONGEST_LINE, Parsed, describe_long_line, parse_json, parse_lines, parse_text
 from protocol.bulk.predictor import Answer, Predictor
-from protocol.bulk.rows import RecordRows, Rows
+from protocol.bulk.rows import RecordRows, Rows, is_utf8, replace_bytes
 from protocol.bulk.source import Source
+from runners.core.errors import InputError, brief
 from runners.core.predictions import TextInput
 
 # Lines that are answered together, if so many have come.
@@ -58,7 +61,10 @@ async def give_texts(texts: Sequence[str], text_column: str) -> AsyncIterator[Ro
     """Rows of texts that are in memory."""
     for start in range(0, len(texts), _LINES_AT_ONCE):
         some = texts[start : start + _LINES_AT_ONCE]
-        yield RecordRows([{text_column: text} for text in some], [TextInput(text) for text in some])
+        yield RecordRows(
+            [{text_column: replace_bytes(text)} for text in some],
+            [TextInput(text) if is_utf8(text) else InputError("the text is not UTF-8") for text in some],
+        )
 
 
 async def read_stream(descriptor: int, text_column: str, written: Sequence[str]) -> AsyncIterator[Rows]:
@@ -67,6 +73,9 @@ async def read_stream(descriptor: int, text_column: str, written: Sequence[str])
     Args:
         descriptor: that of the stream.
         written: the columns that the answers add.
+
+    Raises:
+        InputError: the stream cannot be read, or a line is too long.
     """
     number, parse = 1, None
     async for group in _StreamLines(descriptor).read():
@@ -88,33 +97,67 @@ class _StreamLines:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._groups: asyncio.Queue[list[bytes] | None] = asyncio.Queue()
+        self._groups: asyncio.Queue[list[bytes] | Exception | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._room = threading.Semaphore(_WAITING_GROUPS)
         # It may wait for a line for as long as the process runs.
         threading.Thread(target=self._read, name="input", daemon=True).start()
 
     def _read(self) -> None:
-        rest, is_first = b"", True
-        while data := os.read(self._descriptor, _READ_BYTES):
-            *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > LONGEST_LINE:
-                # What follows on that line is another row, which is no JSON.
-                lines, rest = [*lines, rest], b""
-            if lines and is_first:
-                lines[0], is_first = lines[0].removeprefix(BOM), False
-            for start in range(0, len(lines), _LINES_AT_ONCE):
-                self._give(lines[start : start + _LINES_AT_ONCE])
-        if rest:
-            self._give([rest.removeprefix(BOM) if is_first else rest])
-        self._give(None)
+        end: Exception | None = None
+        try:
+            for lines in _read_lines(self._descriptor):
+                for start in range(0, len(lines), _LINES_AT_ONCE):
+                    self._give(lines[start : start + _LINES_AT_ONCE])
+        except Exception as error:
+            end = error
+        # The loop may be closed.
+        with suppress(RuntimeError):
+            self._give(end)
 
-    def _give(self, group: list[bytes] | None) -> None:
+    def _give(self, group: list[bytes] | Exception | None) -> None:
         self._room.acquire()
         self._loop.call_soon_threadsafe(self._groups.put_nowait, group)
 
     async def read(self) -> AsyncIterator[list[bytes]]:
-        """Groups of lines without their ends."""
+        """Groups of lines without their ends.
+
+        Raises:
+            InputError: as `read_stream`.
+        """
         while (group := await self._groups.get()) is not None:
             self._room.release()
+            if isinstance(group, OSError):
+                raise InputError(f"the standard input cannot be read: {group.strerror or brief(group)}") from group
+            if isinstance(group, Exception):
+                raise group
             yield group
+
+
+def _read_lines(descriptor: int) -> Iterator[list[bytes]]:
+    """Groups of lines without their ends, as they come."""
+    pieces: list[bytes] = []
+    size, number = 0, 1
+    while data := _read_some(descriptor):
+        piece, *others = data.split(b"\n")
+        pieces.append(piece)
+        size += len(piece)
+        if size > LONGEST_LINE:
+            raise describe_long_line(number)
+        if others:
+            *lines, rest = b"".join(pieces), *others
+            yield [lines[0].removeprefix(BOM), *lines[1:]] if number == 1 else lines
+            number += len(lines)
+            pieces, size = [rest], len(rest)
+    if size:
+        rest = b"".join(pieces)
+        yield [rest.removeprefix(BOM) if number == 1 else rest]
+
+
+def _read_some(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            # Whoever else has the stream open has made it so.
+            select.select([descriptor], [], [])

@@ -116,7 +116,9 @@ def test_a_wrong_line_of_json(line: bytes, error: str, tmp_path: Path) -> None:
     ("line", "record", "error"),
     [
         (b"a", {"text": "a"}, "line 4 has 1 fields, and the first row has 2"),
-        (b"a,1,2", {"text": "a", "id": "1"}, "line 4 has 3 fields, and the first row has 2"),
+        (b"a,1,2", {"text": "a", "id": "1"}, "line 4 has 3 fields, and the first row has 2: the last 1 is left out"),
+        (b"a,1,2,3", {"text": "a", "id": "1"}, "line 4 has 4 fields, and the first row has 2: the last 2 are left out"),
+        (b"a,\rb", {}, "line 4 is not CSV: it has a carriage return that is not in quotes"),
         (b"\xff,1", {"text": "\ufffd", "id": "1"}, "line 4 is not UTF-8"),
     ],
 )
@@ -151,7 +153,10 @@ def test_plain_text(tmp_path: Path) -> None:
         ("a.csv", b"id;text\n1;a\n", "there is no column text, and no question and context, or words; the columns are: id;text"),
         ("a.csv", b"text,text\n", "the input has two columns 'text': rename one"),
         ("a.csv", b"\n", "the input is empty: its first row must have the names of the columns"),
-        ("a.csv", b"\xff\n", "the first row of the input is not CSV in UTF-8"),
+        ("a.csv", b"\xff\n", "the first row of the input is not UTF-8"),
+        ("a.csv", b"text,id\ra,1\r", "the first row of the input is not CSV: its lines must end with LF, or with CR and LF"),
+        ("a.csv", b'text,id\na,1\n"b,2\nc,3\n', "a quote in the row of line 3 is never closed"),
+        ("a.csv", b'"text,id\na,1\n', "a quote in the row of line 1 is never closed"),
         ("a.parquet", b"PAR0", "the input is not Parquet: "),
         ("a.json", b"[]", r"--input=.*a.json: its name must end with .jsonl, .ndjson, .csv, .txt, .parquet, or be - for"),
         ("a.jsonl.gz", b"", "its name must end with"),
@@ -169,6 +174,14 @@ def test_a_line_of_another_format_is_not_read_into_memory(tmp_path: Path, monkey
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n' + b"[" * 2**21)
     with pytest.raises(InputError, match="line 2 has more than 1 MiB: this is no file of lines"):
+        read_file(path, 1000)
+
+
+def test_a_quote_that_is_never_closed_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocol.bulk.csv_table.LONGEST_LINE", 2**20)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text\na\n"' + b"b\n" * 2**20)
+    with pytest.raises(InputError, match="the row of line 3 has more than 1 MiB: a quote in it is never closed"):
         read_file(path, 1000)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import pytest
 
-from protocol.bulk.rows import check_columns, list_written, read_text, to_cell
+from protocol.bulk.rows import check_columns, check_text_column, list_written, read_text, to_cell
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
 
@@ -67,11 +68,17 @@ def test_a_column_that_answers_have(name: str) -> None:
         check_columns(["text", name], "text", list_written(["offset_mapping"]))
 
 
+@pytest.mark.parametrize("name", ["prediction", "error", "offset_mapping"])
+def test_a_column_of_texts_that_answers_have(name: str) -> None:
+    with pytest.raises(InputError, match=f"--text_column={name}: the output has a column {name} of its own"):
+        check_text_column(name, list_written(["offset_mapping"]))
+
+
 @pytest.mark.parametrize(
     ("value", "cell"),
     [
         ("a,b", "a,b"), (None, ""), (1, "1"), (0.5, "0.5"), (True, "true"), ([1, None], "[1,null]"), ({"a": "é"}, '{"a":"é"}'),
-        (2**70, str(2**70)), (b"\xff", '"/w=="'),
+        (2**64 - 1, str(2**64 - 1)), (b"\xff", "/w=="), (nan, "nan"), ([nan], "[null]"), (iter(["a"]), '["a"]'),
     ],
 )  # fmt: skip
 def test_cells(value: object, cell: str) -> None:
