@@ -10,11 +10,12 @@ HEALTH_PATHS = frozenset({*LIVE_PATHS, *READY_PATHS})
 BENTOML_PATHS = frozenset({"/schema.json"})
 # Swagger UI, which BentoML carries and /docs shows; a prefix.
 BENTOML_ASSETS = "/static_content/"
+PLAYGROUND_PATH = "/playground"
 # Probes and scrapers have no key. The document tells clients that keys are needed, the playground asks for one.
 OPEN_PATHS = (
     HEALTH_PATHS
     | BENTOML_PATHS
-    | {"/", "/v2", VERSION_PATH, LOAD_PATH, "/metrics", "/openapi.json", "/docs.json", "/docs", "/playground"}
+    | {"/", "/v2", VERSION_PATH, LOAD_PATH, "/metrics", "/openapi.json", "/docs.json", "/docs", PLAYGROUND_PATH}
 )
 
 

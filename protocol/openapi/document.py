@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
+from protocol.http.open_paths import PLAYGROUND_PATH
 from protocol.http.path_prefix import PREFIX_HEADER, ends_with_slash, find_prefix
 from protocol.openapi.example_texts import MASK
 from protocol.openapi.operations import (
@@ -156,7 +157,9 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
     dead = {503: json_answer("Live", description="A model has stopped and does not answer any more.")}
     paths.add("get", "/", "Server", "Check whether the server is live", {200: json_answer("Alive")})
     if document.context.arguments.enable_playground:
-        paths.add("get", "/playground", "Server", "Show a page that tries the models", {200: text_answer("text/html")})
+        paths.add(
+            "get", PLAYGROUND_PATH, "Server", "Show a page that tries the models", {200: text_answer("text/html")}
+        )
     paths.add(
         "get", "/v2", "Server", "Get the server's name, version and extensions", {200: json_answer("ServerMetadata")}
     )

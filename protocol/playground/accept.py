@@ -8,7 +8,8 @@ from collections.abc import Iterator
 _HTML, _JSON = "text/html", ("application/json", "application/*", "*/*")
 # Browsers send some 150 characters.
 _LONGEST = 1024
-_WEIGHT = re.compile(r"(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
+# The RFC wants a digit before the point, which some clients leave out.
+_WEIGHT = re.compile(r"(?:0(?:\.\d{0,3})?|\.\d{1,3}|1(?:\.0{0,3})?)")
 
 
 def prefers_page(accept: str) -> bool:

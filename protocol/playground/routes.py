@@ -10,14 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.http.open_paths import PLAYGROUND_PATH
 from protocol.http.routing import Endpoint
 from protocol.playground.accept import prefers_page
 from protocol.playground.page import load_page
 from runners.core.models import Models
 from runners.core.probe_paths import ROOT_PATH
 from runners.core.request_record import current_record
-
-PATH = "/playground"
 
 
 def routes(models: Models, alive: Endpoint, protocol: str) -> list[Route]:
@@ -30,7 +29,7 @@ def routes(models: Models, alive: Endpoint, protocol: str) -> list[Route]:
 
     async def show(request: Request) -> Response:
         page = load_page()
-        if page.headers["etag"] in _list_tags(request):
+        if _is_cached(request.headers.get("if-none-match", ""), page.headers["etag"]):
             return Response(status_code=304, headers=page.headers)
         return Response(page.body, headers=page.headers, media_type="text/html")
 
@@ -45,8 +44,9 @@ def routes(models: Models, alive: Endpoint, protocol: str) -> list[Route]:
         response.headers["vary"] = "Accept"
         return response
 
-    return [Route(PATH, show), Route(ROOT_PATH, negotiate)]
+    return [Route(PLAYGROUND_PATH, show), Route(ROOT_PATH, negotiate)]
 
 
-def _list_tags(request: Request) -> list[str]:
-    return [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
+def _is_cached(tags: str, current: str) -> bool:
+    """Whether If-None-Match names the current tag, strong or weak (RFC 9110, section 13.1.2)."""
+    return tags.strip() == "*" or current in {f"W/{tag.strip().removeprefix('W/')}" for tag in tags.split(",")}

@@ -15,6 +15,7 @@ const TASK_NAMES = {
 const KEY_NAME = "playground.key";
 const THEME_NAME = "playground.theme";
 const POLL_MILLISECONDS = 2000;
+const LIST_TIMEOUT_MILLISECONDS = 15_000;
 
 const find = (id) => document.getElementById(id);
 const main = find("main");
@@ -44,12 +45,12 @@ const stored = {
 
 const state = {
   models: [],
-  // The chosen model's name and its view; the address has them, so that a reload keeps them.
-  chosen: "",
-  view: "",
-  // The workbench that is shown, and all that were, so that inputs and answers stay while the user looks at others.
-  bench: null,
-  benches: new Map(),
+  // The names of the chosen model and its view, as in the address.
+  chosen: { model: "", view: "" },
+  // By model and task: what `main` shows of it, so that inputs and answers stay while the user looks at others.
+  panels: new Map(),
+  // Aborts the request for the list that is under way.
+  loading: null,
   poll: 0,
 };
 
@@ -60,33 +61,72 @@ function showMessage(title, ...details) {
   main.replaceChildren(element("div", { class: "card error", role: "alert" }, element("h1", {}, title), details));
 }
 
-/** Fetch the list of models with their states, and show it. */
+/** The server's models, each with the states of its versions. @throws CallError, or AbortError */
+async function fetchModels(signal) {
+  const options = { key: readKey(), signal, timeout: LIST_TIMEOUT_MILLISECONDS };
+  const [{ answer: list }, { answer: index }] = await Promise.all([
+    call({ path: "v1/models" }, options),
+    call({ path: "v2/repository/index", body: {} }, options).catch(() => ({ answer: [] })),
+  ]);
+  if (!Array.isArray(list?.data)) throw new CallError("The list of models has another form.", { isAnswered: true });
+  const versions = Array.isArray(index) ? index : [];
+  return list.data.map((card) => ({ ...card, versions: versions.filter(({ name }) => name === card.id) }));
+}
+
+/** Fetch the models and show them; a later call takes the place of an earlier one. */
 async function refresh() {
   clearTimeout(state.poll);
-  find("refresh").disabled = true;
+  state.loading?.abort();
+  const loading = new AbortController();
+  state.loading = loading;
+  find("models").setAttribute("aria-busy", "true");
+  if (state.models.length === 0) find("list-problem").textContent = "Loading …";
   try {
-    const key = readKey();
-    const [{ answer: list }, index] = await Promise.all([
-      call({ path: "v1/models" }, { key }),
-      call({ path: "v2/repository/index", body: {} }, { key }).catch(() => ({ answer: [] })),
-    ]);
-    state.models = list.data.map((card) => ({
-      ...card,
-      versions: index.answer.filter((each) => each.name === card.id),
-    }));
-    showModels();
-    if (state.models.some(({ versions }) => versions.some((each) => each.state === "LOADING"))) {
-      state.poll = setTimeout(refresh, POLL_MILLISECONDS);
-    }
+    const models = await fetchModels(loading.signal);
+    if (state.loading === loading) showModels(models);
   } catch (error) {
-    state.models = [];
-    state.bench?.stop();
-    state.bench = null;
-    find("models").replaceChildren(element("p", { class: "hint" }, "The list is not available."));
-    showMessage("No list of models", element("p", {}, error.message), element("p", { class: "hint" }, advise(error)));
-    if (error.status === 401) keyInput.focus();
+    if (state.loading !== loading) return;
+    if (!(error instanceof CallError)) throw error;
+    showListError(error);
   } finally {
-    find("refresh").disabled = false;
+    if (state.loading === loading) {
+      state.loading = null;
+      find("models").setAttribute("aria-busy", "false");
+    }
+  }
+}
+
+function showListError(error) {
+  const isFirst = !main.querySelector("h1");
+  const needsKey = error.status === 401;
+  if (needsKey) find("key-details").open = true;
+  if (state.models.length && !needsKey) {
+    // The user works on with the models that were there.
+    find("list-problem").textContent = `Not refreshed: ${error.message}`;
+    return;
+  }
+  state.models = [];
+  showChoices();
+  find("list-problem").textContent = "The list is not available.";
+  const title = needsKey ? "This server asks for a key" : "No list of models";
+  showMessage(title, element("p", {}, error.message), element("p", { class: "hint" }, advise(error)));
+  if (isFirst && needsKey) keyInput.focus();
+}
+
+function showModels(models) {
+  state.models = models;
+  find("server").textContent = `${models.length} model${models.length === 1 ? "" : "s"} · ${location.host}`;
+  for (const [key, panel] of state.panels) {
+    if (models.some(({ id }) => id === panel.model.id)) continue;
+    panel.benches.forEach((bench) => bench.stop());
+    state.panels.delete(key);
+  }
+  find("list-problem").textContent = "";
+  showChoices();
+  if (models.length === 0) showMessage("No models", element("p", {}, "Load one, then refresh the list."));
+  else select(state.chosen, "replaceState");
+  if (models.some(({ versions }) => versions.some((each) => each.state === "LOADING"))) {
+    state.poll = setTimeout(refresh, POLL_MILLISECONDS);
   }
 }
 
@@ -98,71 +138,112 @@ function describeState(model) {
   return version?.reason ? `Not ready: ${version.reason}` : "Not ready";
 }
 
-function showModels() {
+/** Show the list of models: radio buttons, and, in narrow windows, a menu. */
+function showChoices() {
   const { models } = state;
-  find("server").textContent = `${models.length} model${models.length === 1 ? "" : "s"} · ${location.host}`;
-  if (models.length === 0) {
-    find("models").replaceChildren(element("p", { class: "hint" }, "The server has no models."));
-    showMessage("No models", element("p", {}, "Load one, then refresh the list."));
-    return;
-  }
-  if (!models.some(({ id }) => id === state.chosen)) {
-    state.chosen = (models.find(({ task }) => task) ?? models[0]).id;
-  }
-  const hadFocus = find("models").contains(document.activeElement);
-  const name = newId();
-  find("models").replaceChildren(
-    element(
-      "fieldset",
-      { class: "choices" },
+  const [list, menu] = [find("choices"), find("menu")];
+  const names = JSON.stringify(models.map(({ id }) => id));
+  if (list.dataset.names !== names) {
+    list.dataset.names = names;
+    const focused = list.contains(document.activeElement) ? document.activeElement.value : null;
+    list.replaceChildren(
       element("legend", { class: "unseen" }, "Model"),
-      models.map((model) =>
+      ...models.map(({ id }) =>
         element(
           "label",
-          { class: model.task ? "choice" : "choice waiting" },
-          element("input", {
-            type: "radio",
-            name,
-            value: model.id,
-            checked: model.id === state.chosen,
-            onchange: () => choose(model.id, ""),
-          }),
-          element("span", { class: "name" }, model.id),
-          element("span", { class: "task" }, describeState(model)),
+          { class: "choice", title: id },
+          element("input", { type: "radio", name: "model", value: id, onchange: () => select({ model: id }, "pushState") }),
+          element("span", { class: "name" }, id),
+          element("span", { class: "task" }),
         ),
       ),
-    ),
-  );
-  find("models").querySelector(":checked").closest("label").scrollIntoView({ block: "nearest" });
-  if (hadFocus) find("models").querySelector(":checked")?.focus();
-  choose(state.chosen, state.view);
+    );
+    menu.replaceChildren(...models.map(({ id }) => element("option", { value: id })));
+    if (focused !== null) [...list.querySelectorAll("input")].find(({ value }) => value === focused)?.focus();
+  }
+  const labels = list.querySelectorAll("label");
+  models.forEach((model, position) => {
+    const words = describeState(model);
+    labels[position].classList.toggle("waiting", !model.task);
+    labels[position].querySelector(".task").textContent = words;
+    menu.options[position].textContent = `${model.id} · ${words}`;
+  });
+  find("models").hidden = models.length === 0;
 }
 
-/** Show a model's view; without a name, its first one. */
-function choose(id, viewId) {
-  const model = state.models.find((each) => each.id === id);
+/** The model and the view in the page's address. */
+function readAddress() {
+  const address = new URLSearchParams(location.hash.slice(1));
+  return { model: address.get("model") ?? "", view: address.get("view") ?? "" };
+}
+
+/** Write the chosen model and view into the address, so that a reload keeps them. `change` is a method of `history`. */
+function writeAddress({ model, view }, change) {
+  const address = `#${new URLSearchParams(view ? { model, view } : { model })}`;
+  if (address !== location.hash) history[change](null, "", address);
+}
+
+/** Choose a model and one of its views; its first where there is none of that name. */
+function select({ model: name, view: viewName }, change) {
+  const model = state.models.find(({ id }) => id === name) ?? state.models.find(({ task }) => task) ?? state.models[0];
   const views = listViews(model);
-  const view = views.find((each) => each.id === viewId) ?? views[0];
-  Object.assign(state, { chosen: id, view: view?.id ?? "" });
-  const address = new URLSearchParams({ model: id, ...(views.length > 1 ? { view: view.id } : {}) });
-  history.replaceState(null, "", `#${address}`);
-  document.title = `${id} · Playground`;
-  const key = `${state.view}\n${model.task}\n${id}`;
-  if (view && !state.benches.has(key)) state.benches.set(key, createBench(model, view, readKey, onUnauthorized));
-  const bench = view ? state.benches.get(key) : null;
-  if (state.bench !== bench) state.bench?.stop();
-  state.bench = bench;
-  if (bench && main.contains(bench.element)) return;
-  main.replaceChildren(
-    element(
+  const view = views.find(({ id }) => id === viewName) ?? views[0];
+  state.chosen = { model: model.id, view: views.length > 1 ? view.id : "" };
+  writeAddress(state.chosen, change);
+  document.title = `${model.id} · Playground`;
+  const position = state.models.indexOf(model);
+  const radio = find("choices").querySelectorAll("input")[position];
+  if (!radio.checked) {
+    radio.checked = true;
+    revealChoice(radio.closest("label"));
+  }
+  find("menu").selectedIndex = position;
+  showPanel(model, views, view);
+}
+
+/** Scroll the list, and only the list, to a model. */
+function revealChoice(label) {
+  const box = label.parentElement;
+  const [top, bottom] = [label.offsetTop - 8, label.offsetTop + label.offsetHeight + 8];
+  if (top < box.scrollTop) box.scrollTop = top;
+  else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = bottom - box.clientHeight;
+}
+
+/** Show a model with one of its views. What is shown already stays in the document, and so keeps the focus. */
+function showPanel(model, views, view) {
+  const key = JSON.stringify([model.id, model.task, views.map(({ id }) => id)]);
+  if (!state.panels.has(key)) state.panels.set(key, createPanel(model, views));
+  const panel = state.panels.get(key);
+  panel.facts.textContent = describeModel(model);
+  const radio = view && panel.about.querySelector(`input[value="${view.id}"]`);
+  if (radio) radio.checked = true;
+  const body = view ? panel.open(view) : panel.missing;
+  if (main.firstChild !== panel.about) main.replaceChildren(panel.about, body);
+  else if (main.lastChild !== body) main.lastChild.replaceWith(body);
+}
+
+/** The head of a model, and its workbenches by the names of their views. */
+function createPanel(model, views) {
+  const facts = element("p", { class: "facts" });
+  const benches = new Map();
+  const chooseView = (view) => select({ model: model.id, view }, "pushState");
+  return {
+    model,
+    facts,
+    benches,
+    about: element(
       "div",
       { class: "about" },
-      element("h1", {}, id),
-      element("p", { class: "facts" }, describeModel(model)),
-      views.length > 1 ? segments("What to do", views, view.id, (chosen) => choose(id, chosen)) : null,
+      element("h1", {}, model.id),
+      facts,
+      views.length > 1 ? segments("What to do", views, "", chooseView) : null,
     ),
-    bench ? bench.element : describeMissing(model),
-  );
+    missing: element("p", { class: "card empty" }, describeMissing(model)),
+    open(view) {
+      if (!benches.has(view.id)) benches.set(view.id, createBench(model, view, readKey, askForKey));
+      return benches.get(view.id).element;
+    },
+  };
 }
 
 function describeModel(model) {
@@ -175,13 +256,13 @@ function describeModel(model) {
 }
 
 function describeMissing(model) {
-  const reason = model.task
+  return model.task
     ? "This page has no view for the model. “All calls” lists its calls."
     : "The model answers no requests now. Refresh the list once it is loaded.";
-  return element("p", { class: "card empty" }, reason);
 }
 
-function onUnauthorized() {
+function askForKey() {
+  find("key-details").open = true;
   keyInput.focus();
 }
 
@@ -191,28 +272,46 @@ function setTheme(theme) {
   stored.write("localStorage", THEME_NAME, theme === "auto" ? "" : theme);
 }
 
-function start() {
+function startTheme() {
   const theme = stored.read("localStorage", THEME_NAME) || "auto";
-  setTheme(theme);
   const themes = ["auto", "light", "dark"].map((id) => ({ id, title: id[0].toUpperCase() + id.slice(1) }));
+  setTheme(theme);
   find("theme").append(segments("Colours", themes, theme, setTheme));
-  find("docs").href = new URL("docs", SERVER_URL);
+}
+
+function startKey() {
   keyInput.value = stored.read("sessionStorage", KEY_NAME);
   find("keep-key").checked = keyInput.value !== "";
+  find("key-details").open = keyInput.value !== "" || matchMedia("(min-width: 761px)").matches;
   const keepKey = () => stored.write("sessionStorage", KEY_NAME, find("keep-key").checked ? readKey() : "");
   find("keep-key").addEventListener("change", keepKey);
   keyInput.addEventListener("input", () => {
     keepKey();
-    state.bench?.updateCode();
+    state.panels.forEach(({ benches }) => benches.forEach((bench) => bench.updateCode()));
   });
+  keyInput.addEventListener("change", refresh);
   find("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    refresh();
+    // Enter after a change has begun to refresh.
+    if (!state.loading) refresh();
   });
-  keyInput.addEventListener("change", () => refresh());
-  find("refresh").addEventListener("click", () => refresh());
-  const address = new URLSearchParams(location.hash.slice(1));
-  Object.assign(state, { chosen: address.get("model") ?? "", view: address.get("view") ?? "" });
+}
+
+function start() {
+  startTheme();
+  startKey();
+  find("skip").addEventListener("click", (event) => {
+    // The address has the model.
+    event.preventDefault();
+    main.focus();
+  });
+  find("refresh").addEventListener("click", refresh);
+  find("menu").addEventListener("change", (event) => select({ model: event.target.value }, "pushState"));
+  window.addEventListener("hashchange", () => {
+    state.chosen = readAddress();
+    if (state.models.length) select(state.chosen, "replaceState");
+  });
+  state.chosen = readAddress();
   refresh();
 }
 

@@ -1,8 +1,8 @@
 // Calls the server: relative to the page, so that prefixes of proxies are kept.
 
-/** The server's URL with a slash at its end: the page is at it, or at `playground` below it. */
+/** The server's URL with a slash at its end: the page is at it, or at `playground` below it, without a slash. */
 const SERVER_URL = (() => {
-  const path = location.pathname.replace(/\/playground\/?$/, "").replace(/\/?$/, "/");
+  const path = location.pathname.replace(/\/playground$/, "").replace(/\/?$/, "/");
   return `${location.origin}${path}`;
 })();
 
@@ -18,11 +18,11 @@ function hubPath(model, task) {
   return `models/${encodeName(model.id)}${task ? `/pipeline/${task}` : ""}`;
 }
 
-/** An error of the server, or of the way to it. `status` is 0 if there was no answer that this page understands. */
+/** An error of the server, or of the way to it: `status` is 0 without an answer that this page understands. */
 class CallError extends Error {
   constructor(message, details = {}) {
     super(message);
-    const unknown = { status: 0, retryAfter: null, requestId: null, milliseconds: null, isAnswered: false };
+    const unknown = { status: 0, retryAfter: null, requestId: null, milliseconds: null, isAnswered: false, advice: "" };
     Object.assign(this, unknown, details);
   }
 }
@@ -37,56 +37,75 @@ function newRequestId() {
  * Send a request and return `{answer, status, requestId, milliseconds}`.
  *
  * @param request `{path, body}`; without a body it is a GET.
- * @param options `key`; `signal`, which aborts it; `onEvent`, which gets each event of a stream.
+ * @param options `key`; `signal`, which aborts it; `timeout` in milliseconds; `onEvent`, which gets each event of a stream.
  * @throws CallError for an error of the server or of the network; AbortError if the signal aborted it.
  */
-async function call(request, { key = "", signal, onEvent } = {}) {
-  const headers = { "X-Request-Id": newRequestId() };
+async function call(request, { key = "", signal, timeout, onEvent } = {}) {
+  const began = performance.now();
+  const details = { requestId: newRequestId() };
+  const fail = (message, more) => {
+    throw new CallError(message, { ...details, milliseconds: performance.now() - began, ...more });
+  };
+  // Headers carry Latin-1.
+  if (/[^\x20-\x7e\xa0-\xff]/.test(key)) {
+    fail("The key has characters that no header can carry.", { isAnswered: true, advice: "Enter the key without them." });
+  }
+  const signals = [signal, timeout && AbortSignal.timeout(timeout)].filter(Boolean);
+  const init = { signal: AbortSignal.any(signals), cache: "no-store", credentials: "same-origin" };
+  const headers = { "X-Request-Id": details.requestId };
   if (key) headers.Authorization = `Bearer ${key}`;
-  const init = { headers, signal, cache: "no-store", credentials: "same-origin", referrerPolicy: "no-referrer" };
   if (request.body !== undefined) {
     headers["Content-Type"] = "application/json";
     Object.assign(init, { method: "POST", body: JSON.stringify(request.body) });
   }
-  const began = performance.now();
-  const details = () => ({ milliseconds: performance.now() - began });
+  let response;
   try {
-    const response = await fetch(new URL(request.path, SERVER_URL), init);
-    const requestId = response.headers.get("X-Request-Id");
-    const { status } = response;
+    response = await fetch(new URL(request.path, SERVER_URL), { ...init, headers, referrerPolicy: "no-referrer" });
+    const type = response.headers.get("Content-Type") ?? "";
+    details.requestId = response.headers.get("X-Request-Id") ?? details.requestId;
     if (!response.ok) {
-      const message = readMessage(await response.text()) || response.statusText || `status ${status}`;
       const retryAfter = Number(response.headers.get("Retry-After")) || null;
-      throw new CallError(message, { status, requestId, retryAfter, ...details() });
+      fail(readMessage(await response.text(), type, response), { status: response.status, retryAfter });
     }
-    if (onEvent && response.headers.get("Content-Type")?.startsWith(EVENT_STREAM)) {
-      await readEvents(response.body, onEvent);
-      return { answer: null, status, requestId, ...details() };
-    }
-    return { answer: await response.json(), status, requestId, ...details() };
+    const streams = onEvent && type.startsWith(EVENT_STREAM);
+    const answer = streams ? await readEvents(response.body, onEvent) : await response.json();
+    return { answer, status: response.status, ...details, milliseconds: performance.now() - began };
   } catch (error) {
-    if (error instanceof CallError || error.name === "AbortError") throw error;
-    const isAnswered = error instanceof SyntaxError;
-    const message = isAnswered ? "The answer is not JSON." : "The server did not answer.";
-    throw new CallError(message, { isAnswered, ...details() });
+    if (error.name === "AbortError") throw error;
+    if (error instanceof CallError) throw Object.assign(error, { requestId: error.requestId ?? details.requestId });
+    if (error instanceof SyntaxError) return fail("The answer is not JSON.", { isAnswered: true });
+    if (error.name === "TimeoutError") return fail(`The server did not answer within ${timeout / 1000} s.`);
+    return fail(response ? "The connection broke before the answer's end." : "The server did not answer.");
   }
 }
 
-/** Pass each event of a stream of server-sent events to `onEvent`, parsed; `[DONE]` ends the stream. */
+/**
+ * Pass each event of a stream of server-sent events to `onEvent`, parsed.
+ *
+ * @throws CallError for an event of an error, or if the stream ends without `[DONE]` or the reason of its end.
+ */
 async function readEvents(body, onEvent) {
   let rest = "";
+  let isWhole = false;
   for await (const piece of iterate(body.pipeThrough(new TextDecoderStream()))) {
     const blocks = (rest + piece).replaceAll("\r\n", "\n").split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const lines = block.split("\n").filter((line) => line.startsWith("data:"));
       const data = lines.map((line) => line.slice(5).trimStart()).join("\n");
+      if (data === "[DONE]") isWhole = true;
       if (data === "" || data === "[DONE]") continue;
       const event = JSON.parse(data);
-      if (event.error) throw new CallError(readMessage(data), { status: event.error.code || 500 });
+      if (event.error) {
+        const status = Number.isInteger(event.error.code) ? event.error.code : 500;
+        throw new CallError(describeError(event), { status });
+      }
+      isWhole ||= Boolean(event.choices?.some(({ finish_reason: reason }) => reason));
       onEvent(event);
     }
   }
+  if (!isWhole) throw new CallError("The answer broke off.", { advice: "Try again." });
+  return null;
 }
 
 /** The pieces of a stream; not every browser iterates over streams itself. */
@@ -103,20 +122,31 @@ async function* iterate(stream) {
   }
 }
 
-/** The message in the body of an error of any of the protocols. */
-function readMessage(text) {
+/** The message of an answer that is an error; the page of a proxy has none. */
+function readMessage(text, type, { status, statusText }) {
   try {
-    const body = JSON.parse(text);
-    const found = body.error?.message ?? body.error ?? body.message ?? body.detail;
-    return typeof found === "string" ? found : JSON.stringify(found ?? body);
+    return describeError(JSON.parse(text));
   } catch {
-    return text.slice(0, 500);
+    const isPlain = type.startsWith("text/plain") && text.trim();
+    return isPlain ? text.slice(0, 500) : statusText || `The server or a proxy answered with status ${status}.`;
   }
+}
+
+/** The message in an error of any of the protocols. */
+function describeError(body) {
+  const found = body.error?.message ?? body.error ?? body.message ?? body.detail;
+  return typeof found === "string" ? found : JSON.stringify(found ?? body);
+}
+
+/** Whether the same request may succeed later. */
+function isTemporary(error) {
+  return [0, 429, 500, 502, 503, 504].includes(error.status);
 }
 
 /** What a user can do about an error. */
 function advise(error) {
   const wait = error.retryAfter ? `in ${error.retryAfter} s` : "in a moment";
+  if (error.advice) return error.advice;
   switch (error.status) {
     case 0:
       return error.isAnswered
@@ -135,6 +165,9 @@ function advise(error) {
       return "Send less: shorter or fewer texts.";
     case 429:
       return `The server has too many requests. Try again ${wait}.`;
+    case 500:
+    case 502:
+      return `Try again ${wait}. If the error stays, give the request id to the operator: the server's log names it.`;
     case 503:
       return `The model is not ready, or the server has too many requests. Try again ${wait}.`;
     case 504:

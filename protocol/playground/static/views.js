@@ -19,8 +19,10 @@ const VIEWS = [];
  * @property {Element[]} fields what the user fills in
  * @property {() => {path: string, body: object}} read the request of the fields; throws FieldError
  * @property {(answer: object, request: object) => Shown} show what is shown of an answer that came as a whole
- * @property {(request: object) => Stream} [start] for answers that come in pieces, instead of `show`
+ * @property {(request: object) => Stream} [start] for answers that come in pieces, instead of `show`; the request of one
+ *   that failed may come again
  * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not tell
+ * @property {Element} [log] what was said before: it is shown above the fields, and Enter sends
  * @property {() => void} [clear] forgets what came before
  *
  * @typedef {object} Shown
@@ -41,7 +43,7 @@ function registerView(view) {
 
 /** The views for a model; first those that are for its task. */
 function listViews(model) {
-  const served = VIEWS.filter(({ capability }) => !capability || model.capabilities.includes(capability));
+  const served = VIEWS.filter(({ capability }) => !capability || model.capabilities?.includes(capability));
   return [
     ...served.filter((view) => view.tasks.includes(model.task)),
     ...served.filter((view) => view.alsoTasks?.includes(model.task)),

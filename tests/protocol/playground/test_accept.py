@@ -21,6 +21,8 @@ FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
         ("text/html;level=1, */*;q=0.1", True),
         ("text/html;q=0.9, application/json;q=0.8", True),
         ("text/html;q=0.1, image/png", True),
+        # A weight without its digit before the point.
+        ("text/html;q=.2, application/json;q=.1", True),
         # curl and httpx; KServe's clients and fetch; probes of Kubernetes.
         ("*/*", False),
         ("application/json", False),
@@ -34,6 +36,7 @@ FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
         ("text/html;q=0.5, */*", False),
         ("text/html;q=2", False),
         ("text/html;q=x", False),
+        ("text/html;q=.", False),
         ("text/htmlx, application/xhtml+xml", False),
         (";,;q=1,,", False),
         ("text/html," * 1000, False),

@@ -61,7 +61,7 @@ def test_the_policy_allows_nothing_else() -> None:
 
 def test_nothing_is_loaded_from_elsewhere(elements: _Elements) -> None:
     loaded = [value for _, name, value in elements.attributes if name in ("src", "srcset", "href", "action", "data")]
-    assert loaded == ["data:,", "#main"]
+    assert loaded == ["data:,", "#main", "docs"]
     # An address that is shown or made, such as that of this server, is none of these.
     assert not re.findall(r"https?:|//\w+\.\w+|@import|\burl\(", load_page().body.decode())
 

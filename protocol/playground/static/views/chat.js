@@ -27,6 +27,7 @@ registerView({
     };
 
     return {
+      log,
       fields: [
         field("Message", message),
         options(
