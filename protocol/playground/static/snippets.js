@@ -11,7 +11,7 @@ function quoteShell(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-// Characters that are not seen, or that change the order of those around them (https://trojansource.codes).
+// Characters that are not seen, or that change the order of those around them: CVE-2021-42574.
 const UNSEEN = /[\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 /** JSON whose unseen characters are escaped. */

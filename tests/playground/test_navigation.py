@@ -1,0 +1,290 @@
+"""Where the focus, the address and the window are after what a user does: nothing moves that the user does not move."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.browser import needs_browser
+from tests.playground.conftest import OpenWorkbench
+from tests.playground.workbench import Workbench, press
+from tests.servers import ServerProcess
+
+pytestmark = [pytest.mark.slow, needs_browser()]
+
+Answer = dict[str, Any]
+
+_STREAM_START = 'data: {"choices": [{"delta": {"content": "Once"}, "finish_reason": null}]}\n\n'
+_STREAM = _STREAM_START.replace("null", '"stop"') + "data: [DONE]\n\n"
+_STREAMS = {"content-type": "text/event-stream"}
+
+
+def answer_in_turn(page: Page, path: str, *answers: Answer) -> list[Any]:
+    """Answer the requests of a path so, one after the other, and return the bodies that they have."""
+    bodies: list[Any] = []
+
+    def answer(route: Route) -> None:
+        bodies.append(route.request.post_data and json.loads(route.request.post_data))
+        route.fulfill(**answers[min(len(bodies), len(answers)) - 1])
+
+    page.route(f"**/{path}", answer)
+    return bodies
+
+
+def button(bench: Workbench, name: str) -> Locator:
+    return bench.page.get_by_role("button", name=name, exact=True)
+
+
+def press_arrow_in_views(bench: Workbench) -> Locator:
+    views = bench.page.get_by_role("group", name="What to do").get_by_role("radio")
+    views.first.focus()
+    bench.page.keyboard.press("ArrowRight")
+    return views.nth(1)
+
+
+def press_refresh(bench: Workbench) -> Locator:
+    button(bench, "Refresh").focus()
+    with bench.page.expect_response("**/v1/models"):
+        bench.page.keyboard.press("Enter")
+    return button(bench, "Refresh")
+
+
+def press_stop(bench: Workbench) -> Locator:
+    bench.page.route("**/v1/embeddings", lambda _: None)
+    bench.send_button.click()
+    button(bench, "Stop").focus()
+    bench.page.keyboard.press("Enter")
+    return bench.send_button
+
+
+def press_try_again(bench: Workbench) -> Locator:
+    answer_in_turn(bench.page, "v1/embeddings", {"status": 503})
+    bench.send()
+    button(bench, "Try again").focus()
+    bench.page.keyboard.press("Enter")
+    bench.wait()
+    bench.visit.expect_fault("status of 503")
+    return bench.send_button
+
+
+@pytest.mark.parametrize("act", [press_arrow_in_views, press_refresh, press_stop, press_try_again])
+def test_the_focus_stays(
+    act: Callable[[Workbench], Locator], workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    """Each acts by keys, and returns what has the focus then."""
+    bench = workbenches(server)
+    bench.open("embed")
+    expect(act(bench)).to_be_focused()
+
+
+def test_the_skip_link_keeps_the_address(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("qa")
+    bench.page.keyboard.press("Tab")
+    bench.page.keyboard.press("Enter")
+    expect(bench.page.get_by_role("main")).to_be_focused()
+    assert bench.page.url.endswith("#model=qa")
+
+
+def test_back_goes_to_the_model_before(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("sentiment")
+    bench.choose("embed")
+    press(bench.page.get_by_role("radio", name="Sort documents"))
+    expect(bench.field("Query")).to_be_visible()
+    bench.page.go_back()
+    expect(bench.field("text 1")).to_be_visible()
+    expect(bench.page.get_by_role("radio", name="Compare texts")).to_be_checked()
+    bench.page.go_back()
+    expect(bench.model("sentiment")).to_be_checked()
+    expect(bench.page.locator("h1")).to_have_text("sentiment")
+    bench.page.go_forward()
+    expect(bench.page.locator("h1")).to_have_text("embed")
+
+
+def test_the_address_is_changed_by_hand(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("sentiment")
+    bench.page.evaluate("() => { location.hash = '#model=nli&view=classification'; }")
+    expect(bench.page.locator("h1")).to_have_text("nli")
+    expect(bench.field("Second text")).to_be_visible()
+
+
+def test_the_window_stays_while_a_model_loads(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """The page asks again and again; neither the window nor what has the focus moves."""
+    bench = workbenches(server, viewport={"width": 1000, "height": 300})
+    index = [{"name": "qa", "version": "1", "state": "LOADING", "reason": ""}]
+    asked = answer_in_turn(bench.page, "v2/repository/index", {"json": index})
+    bench.open("sentiment")
+    bench.page.evaluate("() => scrollTo(0, 200)")
+    bench.model("sentiment").evaluate("(radio) => radio.focus({ preventScroll: true })")
+    before = bench.page.evaluate("() => scrollY")
+    assert before > 0
+    with bench.page.expect_response("**/v2/repository/index"):
+        pass
+    assert len(asked) > 1
+    assert bench.page.evaluate("() => scrollY") == before
+    expect(bench.model("sentiment")).to_be_focused()
+
+
+def test_a_newer_list_wins(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """The first request for the list is answered last, and asks for a key."""
+    bench = workbenches(server)
+    held: list[Route] = []
+    bench.page.route("**/v1/models", lambda route: held.append(route), times=1)
+    bench.page.goto("/playground")
+    expect(bench.page.get_by_text("Loading …")).to_be_visible()
+    expect(bench.page.locator("#models")).to_have_attribute("aria-busy", "true")
+    button(bench, "Refresh").click()
+    expect(bench.page.locator("h1")).to_have_text("sentiment")
+    held[0].fulfill(status=401, json={"error": "no key"})
+    expect(bench.page.locator("#models")).to_have_attribute("aria-busy", "false")
+    expect(bench.page.locator("h1")).to_have_text("sentiment")
+
+
+LISTS = [
+    ({"json": {"data": None}}, "No list of models"),
+    ({"json": {"data": []}}, "No models"),
+    ({"body": "<h1>proxy</h1>"}, "No list of models"),
+    ({"status": 502, "content_type": "text/html", "body": "<h1>proxy</h1>"}, "No list of models"),
+    ({"status": 401, "json": {"error": "no key"}}, "This server asks for a key"),
+]
+
+
+@pytest.mark.parametrize(("answer", "title"), LISTS)
+def test_lists_that_are_none(answer: Answer, title: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    answer_in_turn(bench.page, "v1/models", answer)
+    bench.open()
+    expect(bench.page.locator("h1")).to_have_text(title)
+    expect(bench.page.locator("main")).not_to_contain_text("<h1>")
+    if answer.get("status"):
+        bench.visit.expect_fault(f"status of {answer['status']}")
+
+
+def test_a_card_without_capabilities(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    answer_in_turn(bench.page, "v1/models", {"json": {"data": [{"id": "bare", "task": "text_embedding"}]}})
+    bench.open()
+    expect(bench.page.locator("main")).to_contain_text("This page has no view for the model.")
+
+
+BROKEN = [
+    ({"headers": _STREAMS, "body": _STREAM_START}, "broke off"),
+    ({"headers": _STREAMS, "body": _STREAM_START + 'data: {"error": {"message": "Full.", "code": "x"}}\n\n'}, "Full."),
+    ({"status": 503, "json": {"error": "Busy."}}, "Busy."),
+    ({"headers": _STREAMS, "body": "data: {\n\n"}, "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("broken", "message"), BROKEN)
+@pytest.mark.parametrize(("view", "path"), [("chat", "v1/chat/completions"), ("completion", "v1/completions")])
+def test_a_broken_answer_is_asked_for_again(
+    view: str, path: str, broken: Answer, message: str, workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    """The same request goes out, and nothing of the broken answer stays."""
+    bench = workbenches(server)
+    bodies = answer_in_turn(bench.page, path, broken, {"headers": _STREAMS, "body": _STREAM})
+    bench.open("chat", view)
+    bench.send()
+    expect(bench.alert).to_contain_text(message)
+    expect(bench.fact("Request")).to_contain_text("playground-")
+    if broken.get("status"):
+        bench.visit.expect_fault(f"status of {broken['status']}")
+    button(bench, "Try again").click()
+    expect(bench.alert).to_have_count(0)
+    assert bodies[1] == bodies[0]
+    if view == "chat":
+        expect(bench.answer.locator(".turn")).to_have_count(2)
+
+
+def test_send_is_pressed_twice(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("chat", "chat")
+    bench.limit_tokens(4)
+    bench.send_button.dblclick()
+    bench.wait()
+    expect(bench.alert).to_have_count(0)
+    assert len(bench.exchanges) == 1
+
+
+def test_enter_sends_a_message(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """Shift and Enter begin a line."""
+    bench = workbenches(server)
+    bench.open("chat", "chat")
+    bench.limit_tokens(4)
+    bench.field("Message").fill("One")
+    bench.page.keyboard.press("Shift+Enter")
+    bench.page.keyboard.insert_text("Two")
+    bench.page.keyboard.press("Enter")
+    bench.wait()
+    assert bench.exchanges[-1].body["messages"][-1]["content"] == "One\nTwo"
+
+
+def test_a_problem_in_folded_options_is_shown(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("qa")
+    summary = bench.page.locator("main summary", has_text="Options")
+    number = bench.field("Top n answers")
+    summary.click()
+    number.fill("0")
+    summary.click()
+    expect(number).to_be_hidden()
+    bench.send_button.click()
+    expect(number).to_be_focused()
+    expect(number).to_have_attribute("aria-invalid", "true")
+    expect(number).to_have_accessible_description(bench.alert.inner_text())
+    number.fill("1")
+    bench.send()
+    expect(number).not_to_have_attribute("aria-invalid", "true")
+    expect(bench.alert).to_have_count(0)
+
+
+@pytest.mark.parametrize("end", ["Enter", "Tab"])
+def test_a_changed_key(end: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """The list is fetched once, and the focus goes where the user sends it."""
+    bench = workbenches(server)
+    bench.open("sentiment")
+    key = bench.page.get_by_label("Key, if the server asks for one")
+    answers = answer_in_turn(bench.page, "v1/models", {"status": 401, "json": {"error": "wrong key"}})
+    key.fill("wrong")
+    bench.page.keyboard.press(end)
+    expect(bench.alert).to_contain_text("wrong key")
+    assert len(answers) == 1
+    if end == "Enter":
+        expect(key).to_be_focused()
+    else:
+        expect(bench.page.get_by_label("Keep it until this tab is closed")).to_be_focused()
+    bench.visit.expect_fault("status of 401")
+
+
+def test_a_key_that_no_header_can_carry(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.open("sentiment")
+    bench.page.get_by_label("Key, if the server asks for one").fill("schlüssel🔑")
+    bench.send_button.click()
+    expect(bench.alert.first).to_contain_text("The key has characters that no header can carry.")
+
+
+@pytest.mark.parametrize(("width", "top"), [(360, 420), (1280, 300)])
+def test_the_first_field_is_in_the_window_at_once(
+    width: int, top: int, workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    bench = workbenches(server, viewport={"width": width, "height": 640})
+    bench.open("nli")
+    box = bench.field("Text").bounding_box()
+    assert box is not None
+    assert box["y"] < top
+
+
+def test_a_narrow_window_has_a_menu_of_models(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server, viewport={"width": 360, "height": 640})
+    bench.open("sentiment")
+    bench.page.get_by_role("combobox", name="Models").select_option("embed")
+    expect(bench.page.locator("h1")).to_have_text("embed")
+    bench.send()
+    expect(bench.answer.get_by_role("heading", name="Answer")).to_be_in_viewport()
