@@ -24,6 +24,13 @@ class CsvTable(Source):
     def check_start(self) -> None:
         with open(self.path, "rb") as file:
             header, _, _ = _read_header(file)
+        if self.text_column not in header:
+            if len(header) == 1 and (found := next((each for each in ";\t|" if each in header[0]), None)):
+                raise InputError(
+                    f"the input has one column, {header[0]!r}: separate columns by commas, not by {found!r}"
+                )
+            # Its words are a list, which no cell is.
+            header = [name for name in header if name != "words"]
         check_columns(header, self.text_column, self.written)
 
     def plan(self, part_rows: int) -> tuple[Part, ...]:

@@ -72,7 +72,15 @@ def test_csv_in_parts(
 def test_any_bytes_of_csv(lines: list[bytes], part_rows: int, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,id\n" + b"\n".join(lines))
-    assert read_file(path, part_rows) == read_file(path, 1000)
+
+    def read(part_rows: int) -> object:
+        try:
+            return read_file(path, part_rows)
+        except InputError as error:
+            # A quote may never be closed.
+            return str(error)
+
+    assert read(part_rows) == read(1000)
 
 
 @in_a_folder
@@ -150,7 +158,8 @@ def test_plain_text(tmp_path: Path) -> None:
         ("a.jsonl", b'{"body": "a"}', "there is no column text, and no question and context, or words; the columns are: body"),
         ("a.jsonl", "a".encode("utf-16"), "the input is UTF-16: convert it to UTF-8"),
         ("a.csv", b"id,prediction,text\n", "the input has a column prediction already"),
-        ("a.csv", b"id;text\n1;a\n", "there is no column text, and no question and context, or words; the columns are: id;text"),
+        ("a.csv", b"id;text\n1;a\n", "the input has one column, 'id;text': separate columns by commas, not by ';'"),
+        ("a.csv", b"words,id\na,1\n", "there is no column text, .*; the columns are: id"),
         ("a.csv", b"text,text\n", "the input has two columns 'text': rename one"),
         ("a.csv", b"\n", "the input is empty: its first row must have the names of the columns"),
         ("a.csv", b"\xff\n", "the first row of the input is not UTF-8"),
