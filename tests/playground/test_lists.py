@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.browser import needs_browser
 from tests.playground.conftest import OpenWorkbench
-from tests.playground.workbench import Workbench
+from tests.playground.workbench import Workbench, set_value
 from tests.servers import ServerProcess
 
 pytestmark = [pytest.mark.slow, needs_browser()]
@@ -42,7 +42,7 @@ def labels(workbenches: OpenWorkbench, server: ServerProcess) -> Workbench:
     ],
 )
 def test_labels(typed: str, key: str, sent: list[str], labels: Workbench) -> None:
-    set_value(labels, "Add a label", typed)
+    set_value(labels.field("Add a label"), typed)
     if key:
         labels.page.keyboard.press(key)
         assert labels.page.locator(".chips li span").all_inner_texts() == sent
@@ -98,21 +98,8 @@ def test_half_a_character_is_replaced(
     bench.open(model, view)
     if model == "chat":
         bench.limit_tokens(2)
-    set_value(bench, label, "One \ud800 two.")
+    set_value(bench.field(label), "One \ud800 two.")
     bench.send()
     sent = bench.exchanges[-1]
     assert sent.status == 200
     assert "One \ufffd two." in str(sent.body)
-
-
-def set_value(bench: Workbench, label: str, text: str) -> None:
-    """Set a field as typing does; drivers cannot type halves of characters."""
-    encoded = text.encode("utf-16-le", "surrogatepass")
-    units = [int.from_bytes(encoded[at : at + 2], "little") for at in range(0, len(encoded), 2)]
-    bench.field(label).evaluate(
-        """(control, units) => {
-          control.value = String.fromCharCode(...units);
-          control.dispatchEvent(new Event("input", { bubbles: true }));
-        }""",
-        units,
-    )

@@ -5,15 +5,22 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser import needs_browser
 from tests.docs.answers import assert_alike
 from tests.playground.conftest import VIEWS, OpenWorkbench
+from tests.playground.workbench import set_value
 from tests.servers import ServerProcess
 
 pytestmark = [pytest.mark.slow, needs_browser()]
@@ -50,6 +57,75 @@ def test_the_shown_code_gets_the_shown_answer(
         assert_alike(without_own(json.loads(printed["curl"])), without_own(answer))
         assert_alike(without_own(ast.literal_eval(printed["Python"])), without_own(answer))
         assert_alike(without_own(json.loads(printed["OpenAI client"])), without_own(answer))
+
+
+TEXTS = {
+    "quotes": """It's "fine" \\ 'too', $HOME `id` %s {x} !! \\n""",
+    "lines": "One\n\ttwo\r\n\nEOF\nthree",
+    "characters of other scripts": "é ß 日本 👩\u200d👩\u200d👧 😀 \x7f\x85",
+    "characters that are not seen": "a\u200bb\u202ec\u2066d\u2069e\u200ff\u2028g\ufeffh\u00adi",
+    "more than an argument of a program": '日本\'s "text" ' * 10_000,
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_copied_code_sends_the_very_text(
+    name: str, workbenches: OpenWorkbench, server: ServerProcess, listener: Listener, tmp_path: Path
+) -> None:
+    """Every text, to the last character: a listener in the server's place gets it from all of the languages."""
+    bench = workbenches(server, permissions=["clipboard-read", "clipboard-write"])
+    bench.open("sentiment")
+    example = bench.field("Text").input_value()
+    set_value(bench.field("Text"), TEXTS[name])
+    expect(bench.code).not_to_contain_text(example)
+    # A field has its own ends of lines.
+    expected = bench.field("Text").input_value()
+    for language, program in {"curl": "bash", "Python": sys.executable, "OpenAI client": sys.executable}.items():
+        bench.show_code(language)
+        bench.page.get_by_role("button", name="Copy").click()
+        expect(bench.page.get_by_text("Copied", exact=True)).to_be_visible()
+        code: str = bench.page.evaluate("() => navigator.clipboard.readText()")
+        assert not re.search("[\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", code)
+        # What is shown of long code is a part.
+        assert len(bench.code.inner_text()) < 25_000
+        path = tmp_path / "program"
+        path.write_text(code.replace(server.url, listener.url))
+        run_all({language: [program, str(path)]})
+        assert json.loads(listener.bodies.pop()) == {"inputs": expected}
+
+
+class Listener:
+    """A server that answers anything with `{}`.
+
+    Attributes:
+        bodies: what it got.
+    """
+
+    def __init__(self) -> None:
+        self.bodies = bodies = list[bytes]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                bodies.append(self.rfile.read(int(self.headers["content-length"])))
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.server.shutdown()
+    listener.server.server_close()
 
 
 def _dumping(code: str, streams: bool) -> str:

@@ -148,3 +148,16 @@ class Workbench:
 def press(radio: Locator) -> None:
     """Choose a radio button with the mouse, on its label: that may cover the button."""
     radio.locator("xpath=ancestor::label").click()
+
+
+def set_value(control: Locator, text: str) -> None:
+    """Set a field as typing does, at once; drivers cannot type long texts, nor halves of characters."""
+    encoded = text.encode("utf-16-le", "surrogatepass")
+    units = [int.from_bytes(encoded[at : at + 2], "little") for at in range(0, len(encoded), 2)]
+    control.evaluate(
+        """(control, units) => {
+          control.value = units.map((unit) => String.fromCharCode(unit)).join("");
+          control.dispatchEvent(new Event("input", { bubbles: true }));
+        }""",
+        units,
+    )

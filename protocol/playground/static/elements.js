@@ -15,16 +15,16 @@ function newId() {
  * Strings and numbers among the children become text; null and undefined are left out.
  */
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (typeof value === "function") made.addEventListener(name.slice(2), value);
-    else if (name === "css") Object.entries(value).forEach(([key, each]) => made.style.setProperty(key, each));
-    else if (name === "value" || name === "checked") made[name] = value;
-    else made.setAttribute(name, value === true ? "" : value);
+    if (typeof value === "function") node.addEventListener(name.slice(2), value);
+    else if (name === "css") Object.entries(value).forEach(([key, each]) => node.style.setProperty(key, each));
+    else if (name === "value" || name === "checked") node[name] = value;
+    else node.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return made;
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
 }
 
 /** A button that submits no form. */

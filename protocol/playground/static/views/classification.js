@@ -29,7 +29,7 @@ registerView({
         const parameters = scoring.value ? { parameters: { function_to_apply: scoring.value } } : {};
         return { path: hubPath(model, isClassifier ? "" : "text-classification"), body: { inputs, ...parameters } };
       },
-      listTexts: ({ inputs }) => (typeof inputs === "string" ? [inputs] : [inputs.text, inputs.text_pair]),
+      listTexts: ({ inputs }) => (typeof inputs === "string" ? [inputs] : []),
       show(answer) {
         // A list for each text.
         const [classes] = answer;

@@ -20,7 +20,6 @@ registerView({
         if (impossible.box.checked) parameters.handle_impossible_answer = true;
         return { path: hubPath(model), body: { inputs, parameters } };
       },
-      listTexts: ({ inputs }) => [inputs.question, inputs.context],
       show(answer, { body }) {
         const answers = [answer].flat();
         const passage = element("p", { class: "passage wide" });

@@ -25,7 +25,6 @@ registerView({
         }
         return { path: hubPath(model, "zero-shot-classification"), body: { inputs, parameters } };
       },
-      listTexts: ({ inputs }) => [inputs],
       show(answer) {
         return { content: bars(answer, "Labels, best first", "labels"), summary: describeBest(answer, "labels") };
       },
