@@ -21,7 +21,8 @@ const VIEWS = [];
  * @property {(answer: object, request: object) => Shown} show what is shown of an answer that came as a whole
  * @property {(request: object) => Stream} [start] for answers that come in pieces, instead of `show`; the request of one
  *   that failed may come again
- * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not tell
+ * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not
+ *   tell; none where the model reads other tokens than these texts have, such as those of pairs
  * @property {Element} [log] what was said before: it is shown above the fields, and Enter sends
  * @property {() => void} [clear] forgets what came before
  *
