@@ -26,6 +26,7 @@ NGINX = (
     server {{
         listen 127.0.0.1:{port};
         location /team/models/ {{ proxy_pass http://127.0.0.1:{server}/; proxy_buffering off; }}
+        location /playground/ {{ proxy_pass http://127.0.0.1:{server}/; proxy_buffering off; }}
     }}
 }}
 """
@@ -115,6 +116,17 @@ def _answers(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@needs_program("nginx")
+@pytest.mark.parametrize("path", ["/playground/", "/playground/playground"])
+def test_below_a_prefix_of_the_same_name(
+    path: str, workbenches: OpenWorkbench, proxy: str, server: ServerProcess
+) -> None:
+    bench = workbenches(server, path, url=proxy)
+    bench.open("sentiment")
+    bench.send()
+    assert bench.exchanges[-1].path == "/playground/models/sentiment"
 
 
 @needs_program("nginx")
