@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import count as count_from
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -294,23 +294,23 @@ class _Process:
 
 async def _run_job(job: Job, part_rows: int, predictor: Predictor, progress: Progress) -> None:
     """Do the parts of a job that are not done, and join all of them."""
-    parts = await asyncio.to_thread(_begin_job, job, part_rows, progress, predictor.extra_names)
+    parts, count = await asyncio.to_thread(_begin_job, job, part_rows, progress, predictor.extra_names)
 
     def note(summary: PartSummary) -> None:
         progress.add(summary.rows, summary.errors)
 
     with PartWorker(job, predictor) as worker:
         await run_parts(parts, worker, note)
-    await asyncio.to_thread(job.finish)
+    await asyncio.to_thread(job.finish, count)
 
 
-def _begin_job(job: Job, part_rows: int, progress: Progress, extra_names: Sequence[str] = ()) -> list[Part]:
-    """The parts of a job that are not done."""
+def _begin_job(job: Job, part_rows: int, progress: Progress, extra_names: Sequence[str] = ()) -> tuple[list[Part], int]:
+    """The parts of a job that are not done, and how many there are in all."""
     parts = job.plan(part_rows, extra_names)
     done = job.find_done()
     rows = sum(part.rows for part in parts if part.number in done)
     progress.start(sum(part.rows for part in parts), rows, sum(part.errors for part in done.values()))
-    return [part for part in parts if part.number not in done]
+    return [part for part in parts if part.number not in done], len(parts)
 
 
 def _run_on_ray(own: PredictArguments, job: Job, part_rows: int, configuration: Configuration) -> int:
@@ -329,9 +329,10 @@ def _run_on_ray(own: PredictArguments, job: Job, part_rows: int, configuration: 
             # Ray has set a handler of its own.
             for number in STOP_SIGNALS:
                 signal.signal(number, _stop_ray)
-            for summary in workers.run(ray, _begin_job(job, part_rows, progress)):
+            parts, count = _begin_job(job, part_rows, progress)
+            for summary in workers.run(ray, parts):
                 progress.add(summary.rows, summary.errors)
-            job.finish()
+            job.finish(count)
     except _StoppedError as stopped:
         progress.close()
         logger.warning("%s has ended the work; %s", stopped.number.name, _ADVICE)
@@ -390,7 +391,7 @@ async def _fill_file(
 ) -> None:
     """Write the answers to a stream, or to the texts of the command line, to a file."""
     progress.start()
-    numbers = count()
+    numbers = count_from()
     with PartWorker(job, predictor) as worker:
 
         async def write(rows: Rows, answers: Sequence[Answer]) -> None:
@@ -400,7 +401,7 @@ async def _fill_file(
         await answer_rows(_read_groups(own, texts, predictor.extra_names), predictor, write)
         if not progress.rows:
             await worker.write(next(numbers), NO_ROWS, ())
-    await asyncio.to_thread(job.finish)
+    await asyncio.to_thread(job.finish, next(numbers))
 
 
 async def _answer_stream(

@@ -1,8 +1,9 @@
 """A job: the predictions of a file, part by part, so that it goes on where a break has ended it.
 
-The answers of each part are a file in the folder OUTPUT.parts, which has that name once it is whole. When all parts are
-there, they are joined to OUTPUT, and the folder is removed: OUTPUT exists exactly if the job is done. Who runs a part
-needs the job and the folder alone, so that any process of any machine with the same files can run one.
+The answers of each part are a file in the folder OUTPUT.parts, which has its name once it is whole; a summary beside it
+says that the part is done. When all parts are there, they are joined to OUTPUT, and the folder is removed: OUTPUT
+exists exactly if the job is done. Who runs a part needs the job and the folder alone, so that any process of any
+machine with the same files can run one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -32,8 +33,8 @@ from runners.core.errors import InputError, list_names
 STREAM = "-"
 _DESCRIPTION, _LOCK, _TMP = "job.json", "lock", ".tmp"
 _JOINED = f"joined{_TMP}"
-# A part's name says how many of its rows have an error.
-_PART_NAME = re.compile(r"(\d{8})-errors-(\d+)\.[a-z]+")
+_SUMMARY = ".json"
+_PART_NAME = re.compile(r"\d{8}\.[a-z]+")
 # While the last texts of a part are answered, those of the next ones wait already.
 _PARTS_AT_ONCE = 8
 
@@ -77,8 +78,10 @@ class Job:
             OSError: the input cannot be read.
         """
         open_output(self.output)
-        if self.output.exists():
-            raise InputError(f"{self.output} exists already: choose another --output, or move it away")
+        if (self.folder / _JOINED).exists() and self.output.exists() and self.output.samefile(self.folder / _JOINED):
+            # The job was killed when it was done.
+            self._remove_folder()
+        self._check_absent()
         if not self.output.absolute().parent.is_dir():
             raise InputError(f"--output={self.output}: there is no folder {self.output.absolute().parent}")
         if not self.is_stream:
@@ -103,8 +106,20 @@ class Job:
         """
         return self.open_source(extra_names).plan(part_rows)
 
+    def _check_absent(self) -> None:
+        # A link that leads nowhere is somebody's too.
+        if os.path.lexists(self.output):
+            raise self._describe_taken()
+
+    def _describe_taken(self) -> InputError:
+        return InputError(f"{self.output} exists already: choose another --output, or move it away")
+
     def _describe(self, part_rows: int, model: Description) -> Description:
         """What must be the same when the job goes on."""
+        own = {"text_column": self.text_column, "parameters": dict(self.parameters), "part_rows": part_rows}
+        return json.loads(json.dumps({**self._describe_input(), **own, **model}))  # type: ignore[no-any-return]
+
+    def _describe_input(self) -> Description:
         if self.is_stream:
             return {"input": STREAM}
         state = self.input.stat()
@@ -112,10 +127,6 @@ class Job:
             "input": str(self.input.resolve()),
             "input_bytes": state.st_size,
             "input_changed": state.st_mtime_ns,
-            "text_column": self.text_column,
-            "parameters": dict(self.parameters),
-            "part_rows": part_rows,
-            **model,
         }
 
     @contextmanager
@@ -131,7 +142,7 @@ class Job:
         Raises:
             InputError: the folder is another job's, or another process runs the job.
         """
-        description = json.loads(json.dumps(self._describe(part_rows, model)))
+        wanted = self._describe(part_rows, model)
         self.folder.mkdir(exist_ok=True)
         lock = FileLock(self.folder / _LOCK)
         try:
@@ -139,68 +150,121 @@ class Job:
         except Timeout:
             raise InputError(f"another process writes {self.output} already") from None
         try:
-            self._check_description(description)
+            found = self._read_description()
+            done = self.find_done()
+            if found is None:
+                self._check_empty()
+            elif done:
+                self._check_same(found, wanted)
+            self._clear(done)
+            replace_file(self.description, lambda tmp: tmp.write_text(json.dumps(wanted, indent=1)))
             try:
                 yield
             finally:
-                if self.folder.exists() and (self.is_stream or not self.find_done()):
-                    shutil.rmtree(self.folder)
+                if self.folder.exists() and not self.find_done():
+                    # A worker on another machine may still write.
+                    shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             lock.release()
 
-    def _check_description(self, wanted: Description) -> None:
-        path = self.description
+    def _read_description(self) -> Description | None:
+        """What the job in the folder is; None in a new folder."""
         try:
-            found = json.loads(path.read_bytes())
+            found = json.loads(self.description.read_bytes())
         except FileNotFoundError:
-            # A process that was killed may have left the beginning of one.
-            strangers = sorted(each.name for each in self.folder.iterdir() if each.suffix != _TMP)
-            if strangers := [name for name in strangers if name != _LOCK]:
-                raise InputError(
-                    f"{self.folder} is no folder of this command: it has {list_names(strangers, 3)}; "
-                    "choose another --output"
-                ) from None
-            found = wanted
+            return None
         except ValueError:
-            raise InputError(f"{path} is damaged: delete {self.folder} to begin again") from None
-        parts = self.find_done()
+            found = None
+        if not isinstance(found, dict) or "input" not in found:
+            raise InputError(f"{self.description} is damaged: delete {self.folder} to begin again")
+        return found
+
+    def _check_empty(self) -> None:
+        # A process that was killed may have left the beginning of a description.
+        names = sorted(each.name for each in self.folder.iterdir() if each.suffix != _TMP and each.name != _LOCK)
+        if names:
+            raise InputError(
+                f"{self.folder} is no folder of this command: it has {list_names(names, 3)}; choose another --output"
+            )
+
+    def _check_same(self, found: Description, wanted: Description) -> None:
         names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if names and parts and found.get("input") != STREAM:
+        if names:
             changes = "; ".join(f"{name} was {_show(found.get(name))}, is {_show(wanted.get(name))}" for name in names)
             raise InputError(
                 f"{self.folder} has parts of another job: {changes}. Set them as they were to go on with it, "
                 f"choose another --output, or delete {self.folder} to begin again"
             )
+
+    def _clear(self, done: Mapping[int, PartSummary]) -> None:
+        """Remove what is no part that is done."""
         for each in self.folder.iterdir():
-            if each.suffix == _TMP or (_PART_NAME.fullmatch(each.name) and found["input"] == STREAM):
+            is_part = _PART_NAME.fullmatch(each.name)
+            if each.suffix == _TMP or (is_part and int(each.stem) not in done):
                 each.unlink()
-        replace_file(path, lambda tmp: tmp.write_text(json.dumps(wanted, indent=1)))
 
     def find_done(self) -> dict[int, PartSummary]:
-        """The parts that are done, by their numbers; `rows` is 0, since it stands in the plan."""
+        """The parts that are done, by their numbers."""
         found = {}
-        for path in self.folder.iterdir():
-            if name := _PART_NAME.fullmatch(path.name):
-                found[int(name[1])] = PartSummary(int(name[1]), 0, int(name[2]))
+        names = {path.name for path in self.folder.iterdir()}
+        for name in names:
+            if _PART_NAME.fullmatch(name) and name.endswith(_SUMMARY):
+                with suppress(ValueError, TypeError):
+                    summary = PartSummary(**json.loads((self.folder / name).read_bytes()))
+                    if self.name_part(summary.number).name in names:
+                        found[summary.number] = summary
         return found
 
-    def name_part(self, number: int, errors: int) -> Path:
-        return self.folder / f"{number:08}-errors-{errors}{self.output.suffix.lower()}"
+    def name_part(self, number: int) -> Path:
+        """The file of a part's answers."""
+        return self.folder / f"{number:08}{self.output.suffix.lower()}"
 
-    def finish(self) -> None:
-        """Join all parts to the output, and remove their folder.
+    def note_done(self, summary: PartSummary) -> None:
+        """Say that a part is done, whose answers are written."""
+        path = self.name_part(summary.number).with_suffix(_SUMMARY)
+        replace_file(path, lambda tmp: tmp.write_text(json.dumps(asdict(summary))))
+
+    def finish(self, parts: int) -> None:
+        """Join the parts to the output, and remove their folder.
+
+        Args:
+            parts: how many there are.
 
         Raises:
+            InputError: the input has changed, a part is missing, or somebody has made the output.
             OSError: the output cannot be written.
         """
-        paths = sorted(path for path in self.folder.iterdir() if _PART_NAME.fullmatch(path.name))
-        output = open_output(self.output)
+        description = self._read_description() or {}
+        if any(description.get(name) != value for name, value in self._describe_input().items()):
+            raise self.describe_change()
+        paths = [self.name_part(number) for number in range(parts)]
+        if missing := [path.name for path in paths if not path.exists()]:
+            raise InputError(f"{self.folder} has lost {list_names(missing, 3)}: the same command writes it again")
         joined = self.folder / _JOINED
-        output.merge(paths, joined)
-        _sync(joined)
-        joined.rename(self.output)
+        with name_file(joined):
+            open_output(self.output).merge(paths, joined)
+            _sync(joined)
+        try:
+            # Unlike a renamed file it replaces none.
+            os.link(joined, self.output)
+        except FileExistsError:
+            raise self._describe_taken() from None
+        except OSError:
+            # A file system without links.
+            self._check_absent()
+            joined.rename(self.output)
         _sync(self.output.absolute().parent)
-        shutil.rmtree(self.folder)
+        self._remove_folder()
+
+    def describe_change(self) -> InputError:
+        """The error of an input in which the places of the parts are no longer true."""
+        return InputError(f"{self.input} has changed during the job, which must begin again")
+
+    def _remove_folder(self) -> None:
+        """Remove the folder, the joined file last: it tells that the job is done."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _JOINED):
+            path.unlink()
+        self.folder.rmdir()
 
 
 def _show(value: object) -> str:
@@ -221,23 +285,26 @@ class PartWorker:
     async def run(self, part: Part) -> PartSummary:
         """
         Raises:
-            RunnerError: the model has died, or the input cannot be read.
+            RunnerError: the model has died, or the input cannot be read or has changed.
             OSError: the part cannot be written.
         """
         assert self._source is not None
         rows = await self._run_in_thread(self._source.read, part)
-        return await self.write(part.number, rows, await self._predictor.predict(rows.texts))
+        if len(rows) != part.rows:
+            raise self._job.describe_change()
+        summary = await self.write(part.number, rows, await self._predictor.predict(rows.texts))
+        await self._run_in_thread(self._job.note_done, summary)
+        return summary
 
     async def write(self, number: int, rows: Rows, answers: Sequence[Answer]) -> PartSummary:
-        """Write a part.
+        """Write the answers of a part.
 
         Raises:
             OSError: the part cannot be written.
         """
-        errors = count_errors(answers)
-        path = self._job.name_part(number, errors)
+        path = self._job.name_part(number)
         await self._run_in_thread(replace_file, path, lambda tmp: self._output.write(tmp, rows, answers))
-        return PartSummary(number, len(rows), errors)
+        return PartSummary(number, len(rows), count_errors(answers))
 
     async def _run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)
@@ -246,7 +313,8 @@ class PartWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.shutdown(wait=False, cancel_futures=True)
+        # What is being written is in the folder, which may be removed next.
+        self._files.shutdown(cancel_futures=True)
 
 
 async def run_parts(parts: Sequence[Part], worker: PartWorker, on_done: Callable[[PartSummary], None]) -> None:
@@ -269,9 +337,20 @@ async def run_parts(parts: Sequence[Part], worker: PartWorker, on_done: Callable
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file that has its name once it is whole and on the disk."""
     tmp = path.with_name(f"{path.name}.{os.getpid()}{_TMP}")
-    write(tmp)
-    _sync(tmp)
-    tmp.rename(path)
+    with name_file(path):
+        write(tmp)
+        _sync(tmp)
+        tmp.rename(path)
+
+
+@contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Name the file in errors that name none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -195,7 +195,7 @@ class _Actor:
         tries = self._job.folder / f"{part.number:08}.tries.tmp"
         if count_try(tries, part) > 1 and (done := self._job.find_done().get(part.number)) is not None:
             # An actor has died between the end of its work and its answer.
-            return PartSummary(part.number, part.rows, done.errors)
+            return done
         if self._opened is None:
             self._opened = asyncio.ensure_future(self._open())
         # All of the first parts wait for it.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +61,17 @@ def test_a_job_in_two_processes_with_a_break(served: Served, job: Job) -> None:
         assert run_some(served, job, [parts[0], parts[5]]) == [PartSummary(0, 4, 1), PartSummary(5, 4, 1)]
         assert not job.output.exists()
     # A process that was killed while it wrote.
-    (job.folder / "00000001-errors-0.jsonl.7.tmp").write_text("{")
+    (job.folder / "00000001.jsonl.7.tmp").write_text("{")
+    job.name_part(2).write_text("{}\n")
     job.check()
     with job.open(4, MODEL):
         assert sorted(path.name for path in job.folder.iterdir()) == [
-            "00000000-errors-1.jsonl", "00000005-errors-1.jsonl", "job.json", "lock",
+            "00000000.json", "00000000.jsonl", "00000005.json", "00000005.jsonl", "job.json", "lock",
         ]  # fmt: skip
         done = job.find_done()
-        assert {number: part.errors for number, part in done.items()} == {0: 1, 5: 1}
+        assert done == {0: PartSummary(0, 4, 1), 5: PartSummary(5, 4, 1)}
         run_some(served, job, [part for part in parts if part.number not in done])
-        job.finish()
+        job.finish(len(parts))
     assert not job.folder.exists()
     rows = [json.loads(line) for line in job.output.read_text().splitlines()]
     assert [row["id"] for row in rows] == [*range(ROWS)]
@@ -105,7 +112,7 @@ def test_a_job_without_parts_leaves_nothing(job: Job) -> None:
     assert not job.folder.exists()
     # One that was killed may leave the folder, which says nothing of another job.
     job.folder.mkdir()
-    (job.folder / "job.json").write_text("{}")
+    (job.folder / "job.json").write_text('{"input": "another"}')
     with job.open(4, MODEL):
         pass
 
@@ -131,7 +138,7 @@ def test_what_a_stream_leaves_is_removed(tmp_path: Path) -> None:
     job = Job(Path("-"), tmp_path / "out.jsonl", "text", {})
     job.folder.mkdir()
     (job.folder / "job.json").write_text('{"input": "-"}')
-    job.name_part(0, 0).write_text("{}\n")
+    job.name_part(0).write_text("{}\n")
     with job.open(4, MODEL):
         assert not job.find_done()
     assert not job.folder.exists()
@@ -149,3 +156,111 @@ def test_a_wrong_output(output: str, error: str, job: Job) -> None:
         Job(
             job.input, job.output.with_name(output) if "/" not in output else job.output.parent / output, "text", {}
         ).check()
+
+
+def replace_input(job: Job) -> None:
+    """As long as before, and of as many rows."""
+    job.input.write_text(job.input.read_text().replace("film", "play").replace("mask", "MASK"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (replace_input, r"in.jsonl has changed during the job, which must begin again"),
+        (lambda job: job.name_part(3).unlink(), r"out.jsonl.parts has lost 00000003.jsonl: the same command writes it"),
+        (lambda job: job.output.write_text("mine"), r"out.jsonl exists already: choose another --output, or move it"),
+        (lambda job: job.output.symlink_to("nowhere"), r"out.jsonl exists already"),
+    ],
+)
+def test_nothing_is_joined_after_a_change_during_the_job(
+    change: Callable[[Job], None], error: str, served: Served, job: Job
+) -> None:
+    parts = job.plan(4)
+    with job.open(4, MODEL):
+        run_some(served, job, [*parts])
+        change(job)
+        with pytest.raises(InputError, match=error):
+            job.finish(len(parts))
+    assert not job.output.exists() or job.output.read_text() == "mine"
+    assert len(job.find_done()) >= 6
+
+
+def test_a_part_of_other_rows_ends_the_job(served: Served, job: Job) -> None:
+    parts = job.plan(4)
+    job.input.write_text(job.input.read_text().replace("\n", " "))
+    with pytest.raises(ExceptionGroup) as raised, job.open(4, MODEL):
+        run_some(served, job, [*parts])
+    assert str(raised.value.exceptions[0]).endswith("in.jsonl has changed during the job, which must begin again")
+
+
+def test_a_part_that_is_written_again_is_in_one_file(served: Served, job: Job) -> None:
+    """A worker of Ray that was taken for dead may do so."""
+    parts = job.plan(4)
+    with job.open(4, MODEL):
+        run_some(served, job, [*parts])
+        job.name_part(1).write_text('{"id": "old"}\n')
+        run_some(served, job, [parts[1]])
+        job.finish(len(parts))
+    assert [json.loads(line)["id"] for line in job.output.read_text().splitlines()] == [*range(ROWS)]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", "5"])
+def test_a_damaged_description(content: str, job: Job) -> None:
+    job.folder.mkdir()
+    job.description.write_text(content)
+    with pytest.raises(InputError, match=r"job.json is damaged: delete .*out.jsonl.parts to begin again"):
+        job.open(4, MODEL).__enter__()
+
+
+def test_a_job_that_was_killed_when_it_was_done(job: Job) -> None:
+    job.folder.mkdir()
+    (job.folder / "joined.tmp").write_text("{}\n")
+    os.link(job.folder / "joined.tmp", job.output)
+    with pytest.raises(InputError, match="exists already"):
+        job.check()
+    assert not job.folder.exists()
+
+
+def test_an_output_of_others_keeps_the_parts(job: Job) -> None:
+    job.folder.mkdir()
+    (job.folder / "joined.tmp").write_text("{}\n")
+    job.output.write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        job.check()
+    assert job.folder.exists()
+
+
+def test_it_is_killed_while_parts_are_joined(job: Job) -> None:
+    parts = 2000
+    lines = [json.dumps({"id": number, "text": "a" * 50_000}) + "\n" for number in range(parts)]
+    with job.open(4, MODEL):
+        for number, line in enumerate(lines):
+            job.name_part(number).write_text(line)
+            job.note_done(PartSummary(number, 1, 0))
+    program = f"import pickle; pickle.loads({pickle.dumps(job)!r}).finish({parts})"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while not (job.folder / "joined.tmp").exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not job.output.exists()
+    with job.open(4, MODEL):
+        assert len(job.find_done()) == parts
+        job.finish(parts)
+    assert job.output.read_text() == "".join(lines)
+    assert not job.folder.exists()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_full_disk_is_named(ending: str, served: Served, job: Job) -> None:
+    job = Job(job.input, job.output.with_suffix(f".{ending}"), "text", {})
+    parts = job.plan(4)
+    with job.open(4, MODEL):
+        # Each write to it fails so.
+        job.name_part(0).with_name(f"{job.name_part(0).name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+        with pytest.raises(ExceptionGroup) as raised:
+            run_some(served, job, [parts[0]])
+    error = raised.value.exceptions[0]
+    assert isinstance(error, OSError)
+    assert error.filename == str(job.name_part(0))
