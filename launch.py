@@ -199,22 +199,24 @@ def _enter_bento() -> None:
 
 def main() -> None:
     words = sys.argv[1:]
-    if {"-h", "--help"} & {*words}:
-        predicts = words[:1] == [_PREDICT]
+    # After -- there are texts of predict.
+    options = words[: words.index("--")] if "--" in words else words
+    predicts = words[:1] == [_PREDICT]
+    if {"-h", "--help"} & {*options}:
         parser = create_parser([PredictArguments] if predicts else [])
         parser.usage = _PREDICT_USAGE if predicts else _USAGE
         parser.print_help()
         return
-    if "--version" in words:
+    if "--version" in options:
         sys.stdout.write(f"huggingface-runtime {VERSION}\n")
         return
     try:
         os.environ.update(choose_folders(os.environ))
+        if predicts:
+            raise SystemExit(_predict(words[1:]))
         if words[:1] == [_DOCTOR] or _CHECK in words:
             arguments = words[1:] if words[:1] == [_DOCTOR] else words
             raise SystemExit(_examine([word for word in arguments if word != _CHECK]))
-        if words[:1] == [_PREDICT]:
-            raise SystemExit(_predict(words[1:]))
         launch = plan_launch(words, variables=os.environ)
         # The service warns of the same arguments again.
         logging.disable(logging.CRITICAL)

@@ -117,7 +117,7 @@ def test_a_file(ending: str, folder: Path, tmp_path: Path, serve: Serve) -> None
     target = tmp_path / f"out.{ending}"
     done = run(f"--model_dir={folder}", "--input", str(tmp_path / "in.jsonl"), "--output", str(target), "--top_k=2")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"1 rows have an error instead of a prediction" in done.stderr
+    assert b"1 row has an error instead of a prediction" in done.stderr
     if ending == "parquet":
         rows = pq.read_table(target).to_pylist()
     elif ending == "csv":
@@ -272,7 +272,33 @@ def test_one_of_several_models(folder: Path, model_folder: ModelFolder, tmp_path
 def test_the_environment(folder: Path) -> None:
     done = run("a [MASK]", RUNTIME_MODEL_DIR=str(folder), RUNTIME_TOP_K="1", RUNTIME_LOG_FORMAT="json")
     assert len(answers(done)[0]["prediction"][0]) == 1
-    assert json.loads(done.stderr.splitlines()[-1])["message"].startswith("1 rows in ")
+    assert json.loads(done.stderr.splitlines()[-1])["message"].startswith("1 row in ")
+
+
+@pytest.mark.parametrize("word", ["--check", "--help", "-h", "--version", "doctor"])
+def test_after_two_dashes_there_are_texts(word: str, folder: Path) -> None:
+    done = run(f"--model_dir={folder}", "--", f"{word} [MASK]", word)
+    assert [row["text"] for row in answers(done)] == [f"{word} [MASK]", word]
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "rows"), [("<&-", "", 0), ("<&-", "'a [MASK]'", 1), ("2>&-", "'a [MASK]'", 1)]
+)
+def test_a_standard_stream_is_closed(closed: str, words: str, rows: int, folder: Path) -> None:
+    command = f"{' '.join(COMMAND)} --model_dir={folder} {words} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert ["prediction" in row for row in answers(done)] == [True] * rows
+
+
+def test_a_full_disk_is_named(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, f"--model_dir={folder}", "a [MASK]"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1] == "error: the standard output: No space left on device"
 
 
 def test_a_generator(generator_folder: GeneratorFolder) -> None:

@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, and a line of the log at its start and its end."""
+"""How far a job is: a bar on a terminal, else a line of the log each minute; and one at its start and its end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
+# Between two lines of the log.
+_SECONDS = 60.0
+
 
 @dataclass(slots=True)
 class Progress:
@@ -24,6 +27,8 @@ class Progress:
     rows: int = 0
     errors: int = 0
     _started: float = field(default_factory=time.monotonic)
+    _reported: float = field(default_factory=time.monotonic)
+    _reports: bool = False
     _bar: Any = None
 
     def start(self, total: int | None = None, done: int = 0, errors: int = 0, shows_bar: bool = True) -> None:
@@ -34,17 +39,22 @@ class Progress:
             shows_bar: whether there may be a bar: not among answers on a terminal.
         """
         self.errors = errors
-        self._started = time.monotonic()
+        self._started = self._reported = time.monotonic()
         if total is not None:
-            logger.info("%d rows%s", total, f", {done} of which are answered already" if done else "")
+            logger.info("%s%s", count_rows(total), f", {done} of which are answered already" if done else "")
         self._bar = tqdm(
             total=total, initial=done, unit=" rows", file=sys.stderr, disable=None if shows_bar else True, smoothing=0.1
         )
+        self._reports = shows_bar and bool(self._bar.disable)
 
     def add(self, rows: int, errors: int) -> None:
         self.rows += rows
         self.errors += errors
         self._bar.update(rows)
+        now = time.monotonic()
+        if self._reports and now - self._reported >= _SECONDS:
+            self._reported = now
+            logger.info("%s answered, %.1f a second", count_rows(self.rows), self.rows / (now - self._started))
 
     def close(self) -> None:
         """Remove the bar."""
@@ -55,6 +65,11 @@ class Progress:
         """Say what was done."""
         self.close()
         seconds = time.monotonic() - self._started
-        logger.info("%d rows in %.1f s, %.1f a second", self.rows, seconds, self.rows / max(seconds, 1e-9))
+        logger.info("%s in %.1f s, %.1f a second", count_rows(self.rows), seconds, self.rows / max(seconds, 1e-9))
         if self.errors:
-            logger.error("%d rows have an error instead of a prediction", self.errors)
+            verb = "has" if self.errors == 1 else "have"
+            logger.error("%s %s an error instead of a prediction", count_rows(self.errors), verb)
+
+
+def count_rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION, Configuration, ModelDeclaration
-from runners.core.errors import ArgumentsError, ModelLoadError
+from runners.core.errors import ArgumentsError, ModelLoadError, list_names
+from runners.core.model_index import version_key
 from runners.core.model_repository import find_declarations
 from runners.core.models import Models
 from runners.core.task import GENERATION, Task, infer_task, read_architectures, recognize_sentence_transformer
@@ -143,3 +145,26 @@ def _find_in_cache(arguments: Arguments, filename: str) -> str:
     if not isinstance(path, str):
         raise FileNotFoundError(filename)
     return path
+
+
+def choose_model(configuration: Configuration, name: str | None) -> Configuration:
+    """The configuration with one model alone, all cores and no repository.
+
+    Args:
+        name: one of several models; None for the only one.
+
+    Raises:
+        ArgumentsError: there are several, and none has that name.
+    """
+    declared = configuration.models
+    names = list(dict.fromkeys(model.name for model in declared))
+    if not names:
+        raise ArgumentsError("no model is declared")
+    several = configuration.arguments.models_file or configuration.arguments.model_repository
+    chosen = [model for model in declared if name is None or not several or name in model.arguments.names]
+    if len({model.name for model in chosen}) != 1:
+        found = "there are several models" if name is None else f"there is no model {name}"
+        raise ArgumentsError(f"{found}: set --model_name to one of {list_names(names)}")
+    model = replace(max(chosen, key=lambda model: version_key(model.version)), load=True)
+    alone = Configuration(configuration.arguments, (model,))
+    return alone.replace_server_arguments(configuration.arguments.model_copy(update={"workers": 1}))
