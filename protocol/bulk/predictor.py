@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from math import isqrt
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from protocol.output_tensors import wire_name
 from protocol.request_parameters import select_model_parameters
@@ -19,15 +20,20 @@ from runners.core.errors import (
     OverloadedError,
     PredictorError,
     RunnerError,
+    list_names,
     log_failure,
     refer_to,
 )
-from runners.core.predictions import MAIN, Prediction, TextInput
+from runners.core.predictions import MAIN, Options, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
-from runners.core.request_options import check_options, count_truncated_tokens, resolve_options
+from runners.core.request_options import OPTION_FLAGS, check_options, count_truncated_tokens, resolve_options
 from runners.core.runner import Runner
+from runners.core.task import Task
+
+logger = logging.getLogger(__name__)
 
 Answer: TypeAlias = Prediction | InputError
+T = TypeVar("T")
 
 # The texts and characters of a call of the engine, and the calls at once: more than two batches always wait.
 _CALL_TEXTS = 256
@@ -40,6 +46,10 @@ _LONGEST_PAUSE = 5.0
 _FATAL = (EngineDeadError, ModelNotReadyError, PredictorError)
 # The text's position in its call, which says nothing to who reads a row.
 _POSITION = re.compile(r"^text 0 (cannot be served: )?")
+
+
+class UnexpectedTextError(InputError):
+    """A text cannot be answered because of a fault of this server."""
 
 
 class Predictor:
@@ -60,10 +70,14 @@ class Predictor:
         """
         limits.check("max_parameters", len(parameters), "parameters")
         check_generates(runner)
-        options = resolve_options(runner, select_model_parameters(parameters), limits)
+        chosen = select_model_parameters(parameters)
+        options = resolve_options(runner, chosen, limits)
         generates = runner.generator is not None
-        if not generates:
+        if generates:
+            _check_length(runner, options)
+        else:
             check_options(options, runner.supported_options, limits)
+            _warn_of_unknown(chosen, {*runner.supported_options.names, *OPTION_FLAGS})
         self._runner = runner
         self._options = options
         self._limits = limits
@@ -79,18 +93,18 @@ class Predictor:
             texts: texts, and why others cannot be answered, which are their answers.
 
         Raises:
-            RunnerError: the model has died, or its predictor does not answer.
+            RunnerError: the model has died, its predictor does not answer, or each of several texts fails by a fault
+                of this server.
         """
         answers: list[Answer | None] = [text if isinstance(text, InputError) else None for text in texts]
         calls = list(self._cut(texts))
-        tasks = [asyncio.ensure_future(self._call([each for _, each in call])) for call in calls]
-        try:
-            for call, answered in zip(calls, await asyncio.gather(*tasks), strict=True):
-                for (position, _), answer in zip(call, answered, strict=True):
-                    answers[position] = answer
-        finally:
-            for task in tasks:
-                task.cancel()
+        answered = await _gather(self._call([text for _, text in call]) for call in calls)
+        for call, some in zip(calls, answered, strict=True):
+            for (position, _), answer in zip(call, some, strict=True):
+                answers[position] = answer
+        found = [answer for some in answered for answer in some]
+        if len(found) > 1 and all(isinstance(answer, UnexpectedTextError) for answer in found):
+            raise RunnerError(f"none of {len(found)} texts could be answered: {found[0]}")
         return [answer for answer in answers if answer is not None]
 
     def _cut(self, texts: Sequence[TextInput | InputError]) -> Iterator[list[tuple[int, TextInput]]]:
@@ -125,12 +139,7 @@ class Predictor:
             # A limit of one request allows fewer texts; any other error is that of a text, which is searched for.
             size = len(texts) // 2 if isinstance(error, LimitExceededError) else isqrt(len(texts))
         pieces = [texts[start : start + size] for start in range(0, len(texts), size)]
-        tasks = [asyncio.ensure_future(self._infer(piece)) for piece in pieces]
-        try:
-            return [answer for answers in await asyncio.gather(*tasks) for answer in answers]
-        finally:
-            for task in tasks:
-                task.cancel()
+        return [answer for answers in await _gather(map(self._infer, pieces)) for answer in answers]
 
     async def _infer_patiently(self, texts: Sequence[TextInput]) -> list[Prediction]:
         """As the runner, but wait where it is too busy."""
@@ -143,12 +152,42 @@ class Predictor:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+async def _gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; the first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _check_length(runner: Runner, options: Options) -> None:
+    """
+    Raises:
+        InputError: a prompt would have no room beside so many tokens of an answer.
+    """
+    count, limit = options.sampling.max_tokens, runner.max_length
+    if runner.task == Task.TEXT_GENERATION and count is not None and count >= limit:
+        raise InputError(
+            f"{count} of max_tokens leave no room for a text: the model takes {limit} tokens of both", "max_tokens"
+        )
+
+
+def _warn_of_unknown(parameters: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted({*parameters} - {*known}):
+        logger.warning(
+            "the parameters %s are unknown, and without effect; there are %s",
+            list_names(unknown), ", ".join(sorted(known)),
+        )  # fmt: skip
+
+
 def _to_answer(error: Exception) -> InputError:
     """The error of a row."""
     if isinstance(error, RunnerError):
         return InputError(_POSITION.sub(_name_text, str(error)))
     log_failure(error, "a text cannot be answered")
-    return InputError(f"an unexpected error, which the log has (reference {refer_to(error)})")
+    return UnexpectedTextError(f"an unexpected error, which the log has (reference {refer_to(error)})")
 
 
 def _name_text(found: re.Match[str]) -> str:

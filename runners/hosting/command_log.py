@@ -18,6 +18,8 @@ def configure_log(arguments: Arguments) -> LogHandler:
     root = logging.getLogger()
     root.handlers = [handler]
     level = arguments.log_level or "warning"
+    # vLLM sets up a log of its own.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", level.upper())
     for name in ("runners", "protocol"):
         logging.getLogger(name).setLevel(level.upper())
     for name in ("predict", "protocol.bulk"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -12,7 +12,7 @@ import pytest
 from protocol.bulk.outputs import JsonOutput
 from protocol.bulk.predictor import Predictor
 from protocol.bulk.rows import RecordRows
-from runners.core.errors import InputError
+from runners.core.errors import InputError, RunnerError
 from runners.core.predictions import TextInput
 from tests.conftest import GeneratorFolder, Serve
 from tests.protocol.conftest import Run
@@ -134,6 +134,49 @@ def test_limits_of_requests_drop_no_text(limits: dict[str, Any], run: Run) -> No
 def test_wrong_parameters_are_found_before_work(kind: str, parameters: dict[str, Any], error: str, run: Run) -> None:
     with pytest.raises(InputError, match=error):
         answer(run(kind), [TextInput("a")], parameters)
+
+
+def test_unknown_parameters_are_named_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    rows = answer(run("text_embedding"), [TextInput("a")] * 3, {"topk": 3, "normalize": True, "stream": False})
+    assert all("prediction" in row for row in rows)
+    [said] = [record.getMessage() for record in caplog.records if record.name == "protocol.bulk.predictor"]
+    assert said.startswith("the parameters topk are unknown, and without effect; there are ")
+    assert "normalize" in said
+
+
+@pytest.mark.parametrize(
+    ("texts", "wrong", "error"),
+    [
+        (600, lambda text: True, r"none of 600 texts could be answered: an unexpected error, which the log has"),
+        (600, lambda text: text == "text 5", None),
+        (1, lambda text: True, None),
+    ],
+)
+def test_a_fault_of_all_texts_ends_the_job(
+    texts: int, wrong: Callable[[str], bool], error: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = run("sequence_classification")
+    infer = type(served.runner).infer
+
+    async def fail(self: Any, given: Sequence[TextInput], options: Any) -> Any:
+        if any(wrong(text.text) for text in given):
+            raise ValueError
+        return await infer(self, given, options)
+
+    monkeypatch.setattr(type(served.runner), "infer", fail)
+    inputs = [TextInput(f"text {number}") for number in range(texts)]
+    if error is not None:
+        with pytest.raises(RunnerError, match=error):
+            answer(served, inputs)
+        return
+    [found] = [row["error"] for row in answer(served, inputs) if "error" in row]
+    assert found.startswith("an unexpected error, which the log has (reference ")
+
+
+def test_more_tokens_than_a_generator_has(serve: Serve, generator_folder: GeneratorFolder) -> None:
+    served = serve(model_dir=generator_folder("llama"), backend="huggingface")
+    with pytest.raises(InputError, match=r"100000 of max_tokens leave no room for a text: the model takes \d+ tokens"):
+        answer(served, [TextInput("a")], {"max_tokens": 100_000})
 
 
 def test_a_generator(serve: Serve, generator_folder: GeneratorFolder) -> None:
