@@ -151,7 +151,7 @@ def test_it_goes_on_after_it_was_killed(large: Path, tmp_path: Path) -> None:
     kept: set[Path] = set()
     for wanted in (1, 4, 7):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-            while len(done := set(folder.glob("*.jsonl"))) < wanted:
+            while len(done := set(folder.glob("0*.json"))) < wanted:
                 assert process.poll() is None, "it has ended before it was killed"
                 time.sleep(0.01)
             process.kill()
@@ -175,7 +175,7 @@ def test_a_signal_ends_it(number: signal.Signals, large: Path, tmp_path: Path) -
     write_rows(path, ["some words of a text " * 4] * 12_000)
     command = [*COMMAND, f"--model_dir={large}", f"--input={path}", f"--output={target}"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        while not list(folder.glob("*.jsonl")):
+        while not list(folder.glob("0*.json")):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
@@ -183,7 +183,7 @@ def test_a_signal_ends_it(number: signal.Signals, large: Path, tmp_path: Path) -
     assert process.returncode == 128 + number
     assert f"{number.name} has ended the work; the same command goes on where it has ended".encode() in said
     assert b"Traceback" not in said
-    assert list(folder.glob("*.jsonl"))
+    assert list(folder.glob("0*.json"))
 
 
 def test_a_reader_that_wants_no_more(large: Path, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def has_part(output: Path) -> bool:
-    return any(output.with_name(f"{output.name}.parts").glob("0*.jsonl"))
+    return any(output.with_name(f"{output.name}.parts").glob("0*.json"))
 
 
 @pytest.mark.parametrize("model", ["sentiment", "token_classification"])
