@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import BufferedReader, BytesIO
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -79,14 +80,16 @@ class TextLines(Lines):
 class JsonLines(Lines):
     """A JSON value a line: an object, whose members are columns, or an instance of V1."""
 
+    def __init__(self, path: Path, text_column: str, written: Collection[str]) -> None:
+        super().__init__(path, text_column, written)
+        self._quoted = tuple(b'"%b"' % name.encode() for name in written)
+
     def parse(self, line: bytes, number: int) -> Parsed:
         return parse_json(line, number, self.text_column, self.written)
 
     def check(self, line: bytes, number: int) -> None:
-        if any(b'"%b"' % name.encode() in line for name in self.written):
-            self._check_written(line, number)
-
-    def _check_written(self, line: bytes, number: int) -> None:
+        if not any(name in line for name in self._quoted):
+            return
         try:
             value = orjson.loads(line)
         except ValueError:
