@@ -181,12 +181,12 @@ def _predict(words: Sequence[str]) -> int:
 
     separated = separate_words(words, PredictArguments)
     # Of several models it chooses one, and the name of a single one is not asked for.
-    names = [word for word in separated.others if word.startswith(_MODEL_NAME)]
-    launch = plan_launch([word for word in separated.others if word not in names], variables=os.environ)
-    own = read_predict_arguments(separated.own)
+    names = [word for word in separated.server_words if word.startswith(_MODEL_NAME)]
+    launch = plan_launch([word for word in separated.server_words if word not in names], variables=os.environ)
+    arguments = read_predict_arguments(separated.command_values)
     _enter_bento()
     name = names[-1].removeprefix(_MODEL_NAME) if names else None
-    return predict(own, separated.texts, name, partial(read_launched, launch))
+    return predict(arguments, separated.texts, name, partial(read_launched, launch))
 
 
 def _enter_bento() -> None:

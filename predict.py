@@ -48,7 +48,7 @@ Work: TypeAlias = Callable[[Predictor, Progress], Coroutine[Any, Any, None]]
 
 
 def predict(
-    own: PredictArguments,
+    arguments: PredictArguments,
     texts: Sequence[str],
     model_name: str | None,
     read: Callable[[Callable[[str], Path | None]], Configuration],
@@ -70,10 +70,10 @@ def predict(
     open_closed_streams()
     configure_predictions()
     answers = keep_output()
-    _check_ray(own, texts)
-    if own.input is not None and texts:
+    _check_ray(arguments, texts)
+    if arguments.input is not None and texts:
         raise ArgumentsError("texts on the command line and --input exclude each other")
-    if own.input is None and not texts and os.isatty(0):
+    if arguments.input is None and not texts and os.isatty(0):
         raise ArgumentsError(
             'there are no texts: predict --model_id=... "a text", or --input=FILE, or write them to the standard input'
         )
@@ -81,36 +81,36 @@ def predict(
     log = configure_log(configuration.arguments)
     try:
         check_model(configuration.models[0].arguments, asks_hub=True)
-        return _predict(own, texts, configuration, answers)
+        return _predict(arguments, texts, configuration, answers)
     except OSError as error:
         raise InputError(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     finally:
         log.flush()
 
 
-def _predict(own: PredictArguments, texts: Sequence[str], configuration: Configuration, answers: int) -> int:
-    check_text_column(own.text_column, list_written())
-    source = STREAM if own.input is None else own.input
-    if own.output == STREAM:
+def _predict(arguments: PredictArguments, texts: Sequence[str], configuration: Configuration, answers: int) -> int:
+    check_text_column(arguments.text_column, list_written())
+    source = STREAM if arguments.input is None else arguments.input
+    if arguments.output == STREAM:
         if source != STREAM:
-            open_source(Path(source), own.text_column, list_written()).check_start()
-        return _run(own, configuration, partial(answer_stream, own, texts, answers))
-    job = Job(Path(source), Path(own.output), own.text_column, own.parameters)
+            open_source(Path(source), arguments.text_column, list_written()).check_start()
+        return _run(arguments, configuration, partial(answer_stream, arguments, texts, answers))
+    job = Job(Path(source), Path(arguments.output), arguments.text_column, arguments.parameters)
     job.check()
     part_rows = GENERATED_ROWS if expects_generator(configuration) else PART_ROWS
     with job.open(part_rows, describe_model(configuration.models[0])):
         if job.is_stream:
-            return _run(own, configuration, partial(fill_file, own, texts, job), job)
-        if own.ray:
-            return _run_on_ray(own, job, part_rows, configuration)
-        return _run(own, configuration, partial(run_job, job, part_rows), job)
+            return _run(arguments, configuration, partial(fill_file, arguments, texts, job), job)
+        if arguments.ray:
+            return _run_on_ray(arguments, job, part_rows, configuration)
+        return _run(arguments, configuration, partial(run_job, job, part_rows), job)
 
 
-def _check_ray(own: PredictArguments, texts: Sequence[str]) -> None:
-    if own.ray and (texts or own.input in (None, STREAM) or own.output == STREAM):
+def _check_ray(arguments: PredictArguments, texts: Sequence[str]) -> None:
+    if arguments.ray and (texts or arguments.input in (None, STREAM) or arguments.output == STREAM):
         raise ArgumentsError("--ray needs files: --input=FILE and --output=FILE")
-    if own.workers is not None and not own.ray:
-        raise ArgumentsError(f"--workers={own.workers} is a number of Ray's workers: it needs --ray")
+    if arguments.workers is not None and not arguments.ray:
+        raise ArgumentsError(f"--workers={arguments.workers} is a number of Ray's workers: it needs --ray")
 
 
 def configure_predictions() -> None:
@@ -146,13 +146,13 @@ async def open_model(configuration: Configuration) -> AsyncIterator[Runner]:
         await asyncio.to_thread(device.close)
 
 
-def _run(own: PredictArguments, configuration: Configuration, work: Work, job: Job | None = None) -> int:
+def _run(arguments: PredictArguments, configuration: Configuration, work: Work, job: Job | None = None) -> int:
     """Do the work with the model in this process; returns the exit code."""
     progress = Progress()
 
     async def run() -> None:
         async with open_model(configuration) as runner:
-            await work(Predictor(runner, own.parameters, configuration.arguments), progress)
+            await work(Predictor(runner, arguments.parameters, configuration.arguments), progress)
 
     try:
         code = run_work(run, partial(_report_signal, progress, job))
@@ -164,7 +164,7 @@ def _run(own: PredictArguments, configuration: Configuration, work: Work, job: J
     return code
 
 
-def _run_on_ray(own: PredictArguments, job: Job, part_rows: int, configuration: Configuration) -> int:
+def _run_on_ray(arguments: PredictArguments, job: Job, part_rows: int, configuration: Configuration) -> int:
     """Let Ray's workers do the parts of a job that are not done, and join all of them; returns the exit code."""
     from protocol.bulk.ray_job import RayWorkers, connect_ray
     from runners.hosting.resources import request_gpus
@@ -173,7 +173,7 @@ def _run_on_ray(own: PredictArguments, job: Job, part_rows: int, configuration: 
     job = replace(job, input=job.input.absolute(), output=job.output.absolute())
     open_worker = partial(open_part_worker, job, _make_portable(configuration))
     gpus = int(request_gpus(configuration, max(1, configuration.parallel_size)).get("gpu", 0))
-    workers = RayWorkers(job, open_worker, own.workers, gpus)
+    workers = RayWorkers(job, open_worker, arguments.workers, gpus)
     progress = Progress()
     try:
         # Ray sets handlers of its own, which are replaced.
@@ -211,7 +211,7 @@ def _make_portable(configuration: Configuration) -> Configuration:
 
 @asynccontextmanager
 async def open_part_worker(job: Job, configuration: Configuration, processes: int) -> AsyncIterator[PartWorker]:
-    """Load the model in a process of its own.
+    """Load the model in a process of its arguments.
 
     Args:
         processes: how many share the cores of this machine.

@@ -305,7 +305,7 @@ def _unify(paths: Sequence[Path]) -> pa.Schema:
     for schema in schemas:
         for field in schema:
             found.setdefault(field.name, {})[field] = None
-    fields = {name: _unify_fields(list(own)) for name, own in found.items()}
+    fields = {name: _unify_fields(list(different)) for name, different in found.items()}
     for path, schema in zip(paths, schemas, strict=True):
         # Whether a type takes the values of another depends on them.
         if others := [field for field in schema if _needs_cast(field.type, fields[field.name].type)]:

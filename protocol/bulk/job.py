@@ -116,8 +116,8 @@ class Job:
 
     def _describe(self, part_rows: int, model: Description) -> Description:
         """What must be the same when the job goes on."""
-        own = {"text_column": self.text_column, "parameters": dict(self.parameters), "part_rows": part_rows}
-        return json.loads(json.dumps({**self._describe_input(), **own, **model}))  # type: ignore[no-any-return]
+        reading = {"text_column": self.text_column, "parameters": dict(self.parameters), "part_rows": part_rows}
+        return json.loads(json.dumps({**self._describe_input(), **reading, **model}))  # type: ignore[no-any-return]
 
     def _describe_input(self) -> Description:
         if self.is_stream:

@@ -88,11 +88,11 @@ def _append(path: Path, header: Sequence[str], joined: TextIO, writer: _CsvWrite
     """Append the rows of a part, which may lack columns."""
     with open(path, encoding="utf-8", newline="") as part:
         rows = make_reader(part)
-        own = next(rows)
-        if own == header:
+        part_header = next(rows)
+        if part_header == header:
             shutil.copyfileobj(part, joined)
             return
-        places = [own.index(name) if name in own else None for name in header]
+        places = [part_header.index(name) if name in part_header else None for name in header]
         for row in rows:
             writer.write(["" if place is None else row[place] for place in places])
 

@@ -41,7 +41,7 @@ def begin_job(job: Job, part_rows: int, progress: Progress, extra_names: Sequenc
 
 
 async def fill_file(
-    own: PredictArguments, texts: Sequence[str], job: Job, predictor: Predictor, progress: Progress
+    arguments: PredictArguments, texts: Sequence[str], job: Job, predictor: Predictor, progress: Progress
 ) -> None:
     """Write the answers to a stream, or to the texts of the command line, to a file."""
     progress.start()
@@ -52,14 +52,14 @@ async def fill_file(
             summary = await worker.write(next(numbers), rows, answers)
             progress.add(summary.rows, summary.errors)
 
-        await answer_rows(_read_groups(own, texts, predictor.extra_names), predictor, write)
+        await answer_rows(_read_groups(arguments, texts, predictor.extra_names), predictor, write)
         if not progress.rows:
             await worker.write(next(numbers), NO_ROWS, ())
     await asyncio.to_thread(job.finish, next(numbers))
 
 
 async def answer_stream(
-    own: PredictArguments, texts: Sequence[str], descriptor: int, predictor: Predictor, progress: Progress
+    arguments: PredictArguments, texts: Sequence[str], descriptor: int, predictor: Predictor, progress: Progress
 ) -> None:
     """Write the answers to the standard output.
 
@@ -73,18 +73,18 @@ async def answer_stream(
         await asyncio.to_thread(_write_all, descriptor, output.render(rows, answers))
         progress.add(len(rows), count_errors(answers))
 
-    await answer_rows(_read_groups(own, texts, predictor.extra_names), predictor, write)
+    await answer_rows(_read_groups(arguments, texts, predictor.extra_names), predictor, write)
 
 
-def _read_groups(own: PredictArguments, texts: Sequence[str], extra_names: Sequence[str]) -> AsyncIterator[Rows]:
+def _read_groups(arguments: PredictArguments, texts: Sequence[str], extra_names: Sequence[str]) -> AsyncIterator[Rows]:
     """The rows of the command line, of a stream or of a file."""
     written = list_written(extra_names)
-    check_text_column(own.text_column, written)
+    check_text_column(arguments.text_column, written)
     if texts:
-        return give_texts(texts, own.text_column)
-    if own.input is None or own.input == STREAM:
-        return read_stream(0, own.text_column, written)
-    return read_parts(open_source(Path(own.input), own.text_column, written), PART_ROWS)
+        return give_texts(texts, arguments.text_column)
+    if arguments.input is None or arguments.input == STREAM:
+        return read_stream(0, arguments.text_column, written)
+    return read_parts(open_source(Path(arguments.input), arguments.text_column, written), PART_ROWS)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

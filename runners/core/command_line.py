@@ -32,30 +32,30 @@ class SeparatedWords:
     """The words of a command that has texts beside its arguments.
 
     Attributes:
-        own: the values of the command's own arguments, by name; none is validated.
+        command_values: the values of the command's arguments, by name; none is validated.
         texts: the words that belong to no argument.
-        others: the arguments of the server.
+        server_words: the arguments of the server.
     """
 
-    own: dict[str, str]
+    command_values: dict[str, str]
     texts: list[str]
-    others: list[str]
+    server_words: list[str]
 
 
-def create_parser(own: Sequence[type[ArgumentGroup]] = ()) -> argparse.ArgumentParser:
+def create_parser(command_groups: Sequence[type[ArgumentGroup]] = ()) -> argparse.ArgumentParser:
     """The parser of this server's and KServe's names, in groups for `--help`; it accepts every value.
 
     Args:
-        own: the arguments of a command beside the server, which come first.
+        command_groups: the arguments of a command that is no server; they come first.
     """
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
     )
-    own_names = {name for group in own for name in group.model_fields}
-    for group in (*own, *GROUPS):
+    command_names = {name for group in command_groups for name in group.model_fields}
+    for group in (*command_groups, *GROUPS):
         options = parser.add_argument_group(group.title)
         for name, field in group.model_fields.items():
-            if name in own_names and group not in own:
+            if name in command_names and group not in command_groups:
                 # It has another meaning for the command.
                 continue
             default = show_default(field.default)
@@ -111,7 +111,7 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
     return values
 
 
-def separate_words(words: Sequence[str], own: type[ArgumentGroup]) -> SeparatedWords:
+def separate_words(words: Sequence[str], command: type[ArgumentGroup]) -> SeparatedWords:
     """Separate the arguments of a command, those of the server, and texts.
 
     A flag takes the next word only if that is a boolean. Several words may follow one of vLLM's names, as they may on
@@ -125,7 +125,7 @@ def separate_words(words: Sequence[str], own: type[ArgumentGroup]) -> SeparatedW
     """
     flags = {
         alias: _is_flag(field)
-        for group in (own, *GROUPS)
+        for group in (command, *GROUPS)
         for name, field in group.model_fields.items()
         for alias in _list_names(name)
     }
@@ -137,9 +137,9 @@ def separate_words(words: Sequence[str], own: type[ArgumentGroup]) -> SeparatedW
         if not word.startswith("-") or word == "-":
             separated.texts.append(word)
         elif not word.startswith("--") or name not in flags:
-            separated.others.append(word)
+            separated.server_words.append(word)
             while not equals and waiting and not waiting[0].startswith("-"):
-                separated.others.append(waiting.popleft())
+                separated.server_words.append(waiting.popleft())
         else:
             if not equals and flags[name]:
                 value = waiting.popleft() if waiting and waiting[0].lower() in _BOOLEANS else "true"
@@ -147,10 +147,10 @@ def separate_words(words: Sequence[str], own: type[ArgumentGroup]) -> SeparatedW
                 if not waiting:
                     raise ArgumentsError(f"the command line is wrong: argument --{name}: expected one argument")
                 value = waiting.popleft()
-            if name in own.model_fields:
-                separated.own[name] = value
+            if name in command.model_fields:
+                separated.command_values[name] = value
             else:
-                separated.others.append(f"--{name}={value}")
+                separated.server_words.append(f"--{name}={value}")
     separated.texts.extend(waiting)
     return separated
 
