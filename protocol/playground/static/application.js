@@ -118,7 +118,7 @@ function showModels(models) {
   find("server").textContent = `${models.length} model${models.length === 1 ? "" : "s"} · ${location.host}`;
   for (const [key, panel] of state.panels) {
     if (models.some(({ id }) => id === panel.model.id)) continue;
-    panel.benches.forEach((bench) => bench.stop());
+    panel.workbenches.forEach((workbench) => workbench.stop());
     state.panels.delete(key);
   }
   find("list-problem").textContent = "";
@@ -225,12 +225,12 @@ function showPanel(model, views, view) {
 /** The head of a model, and its workbenches by the names of their views. */
 function createPanel(model, views) {
   const facts = element("p", { class: "facts" });
-  const benches = new Map();
+  const workbenches = new Map();
   const chooseView = (view) => select({ model: model.id, view }, "pushState");
   return {
     model,
     facts,
-    benches,
+    workbenches,
     about: element(
       "div",
       { class: "about" },
@@ -240,8 +240,8 @@ function createPanel(model, views) {
     ),
     missing: element("p", { class: "card empty" }, describeMissing(model)),
     open(view) {
-      if (!benches.has(view.id)) benches.set(view.id, createBench(model, view, readKey, askForKey));
-      return benches.get(view.id).element;
+      if (!workbenches.has(view.id)) workbenches.set(view.id, createWorkbench(model, view, readKey, askForKey));
+      return workbenches.get(view.id).element;
     },
   };
 }
@@ -287,7 +287,7 @@ function startKey() {
   find("keep-key").addEventListener("change", keepKey);
   keyInput.addEventListener("input", () => {
     keepKey();
-    state.panels.forEach(({ benches }) => benches.forEach((bench) => bench.updateCode()));
+    state.panels.forEach(({ workbenches }) => workbenches.forEach((workbench) => workbench.updateCode()));
   });
   keyInput.addEventListener("change", refresh);
   find("key-form").addEventListener("submit", (event) => {

@@ -9,7 +9,7 @@ const TYPING_MILLISECONDS = 150;
  * @param readKey returns the API key, empty for none.
  * @param onUnauthorized called if the server asks for another key.
  */
-function createBench(model, view, readKey, onUnauthorized) {
+function createWorkbench(model, view, readKey, onUnauthorized) {
   const lookUp = async (request) => {
     try {
       return (await call(request, { key: readKey() })).answer;
@@ -204,7 +204,7 @@ function createBench(model, view, readKey, onUnauthorized) {
     : element("div", { class: "pair" }, form, output);
   if (!panel.log) [form, output].forEach((each) => each.classList.add("card"));
   return {
-    element: element("div", { class: "bench" }, pair, code.element),
+    element: element("div", { class: "workbench" }, pair, code.element),
     updateCode,
     stop: () => running?.stop(),
   };
