@@ -120,7 +120,10 @@ def test_any_table(source: str, target: str, records: list[Record], part_rows: i
 LINES = st.lists(
     st.dictionaries(NAMES, VALUES).map(lambda record: json.dumps({"text": "a", **record}).encode())
     | VALUES.map(lambda value: json.dumps({"text": value}).encode())
-    | VALUES.map(lambda value: json.dumps(value).encode())
+    # A column of the output's is refused: test_formats.py.
+    | VALUES.filter(lambda value: not (isinstance(value, dict) and {"prediction", "error"} & {*value})).map(
+        lambda value: json.dumps(value).encode()
+    )
     | st.binary(min_size=1, max_size=8).filter(lambda line: b"\n" not in line and bool(line.strip())),
     max_size=8,
 )  # fmt: skip
