@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from urllib.parse import urljoin
@@ -12,10 +11,9 @@ import httpx
 import pytest
 
 from tests.conftest import ModelFolder
-from tests.debian import ENVIRONMENT, find_program, needs_program
-from tests.nginx import NGINX_START
+from tests.debian import needs_program
+from tests.nginx import NGINX_START, run_nginx
 from tests.servers import ROOT, ServerProcess, free_port
-from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, needs_program("nginx")]
 
@@ -67,25 +65,10 @@ def nginx(servers: list[ServerProcess], tmp_path_factory: pytest.TempPathFactory
     """The URL of the prefix, by what the proxy does with it."""
     folder, ports = tmp_path_factory.mktemp("nginx"), {name: free_port() for name in PROXIES}
     knowing, unknowing = (server.port for server in servers)
-    path = folder / "nginx.conf"
-    path.write_text(NGINX.format(folder=folder, knowing=knowing, unknowing=unknowing, **ports))
-    process = subprocess.Popen(
-        [str(find_program("nginx")), "-c", str(path)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
-    )
+    configuration = NGINX.format(folder=folder, knowing=knowing, unknowing=unknowing, **ports)
     urls = {name: f"http://127.0.0.1:{port}{PREFIX}" for name, port in ports.items()}
-    try:
-        wait_until(lambda: _answers(f"{urls[PROXIES[-1]]}/readyz"), 10)
+    with run_nginx(folder, configuration, f"{urls[PROXIES[-1]]}/readyz"):
         yield urls
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.parametrize("proxy", PROXIES)

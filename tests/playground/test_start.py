@@ -10,12 +10,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import needs_browser
-from tests.debian import ENVIRONMENT, find_program, needs_program
-from tests.nginx import NGINX_START
+from tests.debian import needs_program
+from tests.nginx import NGINX_START, run_nginx
 from tests.playground.conftest import MODELS, OpenWorkbench
 from tests.playground.workbench import press
 from tests.servers import ServerProcess, free_port
-from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, needs_browser()]
 
@@ -98,24 +97,9 @@ def scheme(page: Page) -> str:
 def proxy(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an nginx that serves the server below a prefix."""
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
-    path = folder / "nginx.conf"
-    path.write_text(NGINX.format(folder=folder, port=port, server=server.port))
-    process = subprocess.Popen(
-        [str(find_program("nginx")), "-c", str(path)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until(lambda: _answers(f"http://127.0.0.1:{port}{PREFIX}/readyz"), 10)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
+    url = f"http://127.0.0.1:{port}"
+    with run_nginx(folder, NGINX.format(folder=folder, port=port, server=server.port), f"{url}{PREFIX}/readyz"):
+        yield url
 
 
 @needs_program("nginx")
