@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from runners.core.argument_groups import LaunchArguments
-from runners.core.arguments import Arguments
+from runners.core.arguments import KEY_ARGUMENTS, Arguments
 from runners.core.declarations import Configuration
 from runners.core.errors import RunnerError, one_line
 from runners.core.machine import format_size
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from runners.core.models import Models
     from runners.core.served_model import ServedModel
 
-_KEYS = ("api_key", "api_key_file", "admin_api_key", "admin_api_key_file")
 _ENGINES = {"encoder": "this server's engine for encoders", "vllm": "vLLM"}
 _ROOT = "http://doctor"
 _ANSWER_SECONDS = 600
@@ -154,7 +153,7 @@ def _examine_server(report: _Report, server: LaunchArguments, arguments: Argumen
     prefix = f", behind {arguments.root_path}" if arguments.root_path else ""
     report.line(f"{scheme}://{server.host}:{server.http_port}{prefix}, workers: {arguments.workers}")
     report.line(f"gRPC on port {arguments.grpc_port}" if arguments.enable_grpc else "no gRPC")
-    asks = [name for name in _KEYS if getattr(arguments, name) is not None]
+    asks = [name for name in KEY_ARGUMENTS if getattr(arguments, name) is not None]
     report.line(f"keys are asked for, by {', '.join(asks)}" if asks else "no key is asked for")
     report.check(lambda: check_port(server.http_port, "http_port", server.host))
     report.check(lambda: check_server(arguments, server.http_port))
@@ -195,7 +194,7 @@ def _create_application(models: Models, arguments: Arguments) -> ASGIApp:
     """The application without keys, which are not known in plain text."""
     from protocol.application import create_application
 
-    return create_application(models, arguments.model_copy(update=dict.fromkeys(_KEYS)))
+    return create_application(models, arguments.without_keys())
 
 
 async def _examine_model(

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("predict")
 
-_KEYS = ("api_key", "api_key_file", "admin_api_key", "admin_api_key_file")
-
 Work: TypeAlias = Callable[[Predictor, Progress], Coroutine[Any, Any, None]]
 
 
@@ -200,12 +198,12 @@ def _report_signal(progress: Progress, job: Job | None, number: Signals) -> None
 def _make_portable(configuration: Configuration) -> Configuration:
     """The configuration for other machines: without keys, and with the whole path of the model's folder."""
     [model] = configuration.models
-    arguments = model.arguments.model_copy(update=dict.fromkeys(_KEYS))
+    arguments = model.arguments.without_keys()
     for name in ("model_dir", "model_id"):
         value = getattr(arguments, name)
         if value is not None and Path(value).is_dir():
             arguments = arguments.model_copy(update={name: str(Path(value).absolute())})
-    server = configuration.arguments.model_copy(update=dict.fromkeys(_KEYS))
+    server = configuration.arguments.without_keys()
     return Configuration(server, (replace(model, arguments=arguments),))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,8 @@ from runners.core.engine_arguments import EngineArgument, split_words
 logger = logging.getLogger(__name__)
 
 # Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
+# The arguments that hold API keys, or name a file of them.
+KEY_ARGUMENTS = ("api_key", "api_key_file", "admin_api_key", "admin_api_key_file")
 _SPECIFIC_REASONS = {"max_log_len": "prompts are logged only with --log_inputs"}
 
 
@@ -53,6 +55,10 @@ class Arguments(
     """All arguments of the service, under the names of KServe's Hugging Face runtime."""
 
     engine: Mapping[str, EngineArgument] = Field({}, exclude=True, repr=False)
+
+    def without_keys(self) -> Self:
+        """These arguments, for a server that asks for no key."""
+        return self.model_copy(update=dict.fromkeys(KEY_ARGUMENTS))
 
     @model_validator(mode="before")
     @classmethod
