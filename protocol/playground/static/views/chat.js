@@ -7,8 +7,7 @@ registerView({
   create(model) {
     const system = textArea("", { rows: 2 });
     const message = textArea("Sarah lives in Munich. Where does Sarah live?");
-    const maxTokens = numberInput("256", { min: 1, step: 1 });
-    const temperature = numberInput("0", { min: 0, max: 2, step: "any" });
+    const generation = generationFields("256");
     const log = element("div", { class: "chat wide", role: "group", "aria-label": "Conversation", tabindex: "0" });
     let history = [];
     // The bubbles of a turn that broke off: it is no part of the history, and the next turn takes its place.
@@ -30,16 +29,12 @@ registerView({
       log,
       fields: [
         field("Message", message),
-        options(
-          field("Maximum tokens", maxTokens),
-          field("Temperature", temperature, "0: always the likeliest token"),
-          field("Instructions (system prompt)", system),
-        ),
+        options(...generation.fields, field("Instructions (system prompt)", system)),
       ],
       read() {
         const messages = [...history, { role: "user", content: readText(message) }];
         if (system.value.trim()) messages.unshift({ role: "system", content: readValue(system) });
-        const body = { model: model.id, messages, ...readGeneration(maxTokens, temperature) };
+        const body = { model: model.id, messages, ...generation.read() };
         return { path: "v1/chat/completions", body };
       },
       clear() {
@@ -55,24 +50,19 @@ registerView({
         const { bubble, words } = append("assistant", "");
         // A request that is sent again may find another message there.
         if (readValue(message) === question.content) message.value = "";
-        let usage, reason;
+        const stream = followStream(words, (choice) => choice?.delta?.content);
         const follow = () => (log.scrollTop = log.scrollHeight);
         follow();
         return {
           content: [log],
-          usage: () => usage,
+          usage: stream.usage,
           onEvent(event) {
             const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-            const [choice] = event.choices ?? [];
-            words.append(choice?.delta?.content ?? "");
-            reason = choice?.finish_reason ?? reason;
-            usage = event.usage ?? usage;
+            stream.onEvent(event);
             if (isAtEnd) follow();
           },
           finish(outcome) {
-            words.normalize();
-            const text = words.textContent;
-            const note = describeEnd(text, outcome, reason);
+            const { text, note } = stream.finish(outcome);
             if (note) bubble.append(element("p", { class: "hint" }, note));
             if (outcome === "whole" || (outcome === "stopped" && text !== "")) {
               turns.push(question, { role: "assistant", content: text });

@@ -6,34 +6,28 @@ registerView({
 
   create(model) {
     const prompt = textArea("The three primary colors are");
-    const maxTokens = numberInput("64", { min: 1, step: 1 });
-    const temperature = numberInput("0", { min: 0, max: 2, step: "any" });
+    const generation = generationFields("64");
     return {
       fields: [
         field("Text", prompt),
-        options(field("Maximum tokens", maxTokens), field("Temperature", temperature, "0: always the likeliest token")),
+        options(...generation.fields),
       ],
       read() {
-        const body = { model: model.id, prompt: readText(prompt), ...readGeneration(maxTokens, temperature) };
+        const body = { model: model.id, prompt: readText(prompt), ...generation.read() };
         return { path: "v1/completions", body };
       },
       start({ body }) {
         const words = element("mark", { class: "added" });
         const note = element("p", { class: "hint" });
-        let usage, reason;
+        const stream = followStream(words, (choice) => choice?.text);
         return {
           content: [element("p", { class: "passage wide" }, body.prompt, words), note],
-          usage: () => usage,
-          onEvent(event) {
-            const [choice] = event.choices ?? [];
-            words.append(choice?.text ?? "");
-            reason = choice?.finish_reason ?? reason;
-            usage = event.usage ?? usage;
-          },
+          usage: stream.usage,
+          onEvent: stream.onEvent,
           finish(outcome) {
-            words.normalize();
-            note.textContent = describeEnd(words.textContent, outcome, reason);
-            return words.textContent;
+            const ended = stream.finish(outcome);
+            note.textContent = ended.note;
+            return ended.text;
           },
         };
       },
