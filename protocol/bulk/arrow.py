@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ import pyarrow.parquet as pq
 
 from protocol.bulk.parts import PART_BYTES, Part
 from protocol.bulk.predictor import Answer
-from protocol.bulk.rows import ERROR, INSTANCE_COLUMNS, PREDICTION, Rows, check_columns, dump_json, read_text, to_cell
+from protocol.bulk.rows import (
+    ERROR,
+    INSTANCE_COLUMNS,
+    PREDICTION,
+    Rows,
+    check_columns,
+    check_names,
+    dump_json,
+    read_text,
+    to_cell,
+)
 from protocol.bulk.source import Source
 from protocol.kserve_v1.predictions import render_prediction
 from protocol.output_tensors import output_name
@@ -63,8 +74,7 @@ class ParquetTable(Source):
     def check_start(self) -> None:
         schema = self._open().schema_arrow
         names = schema.names
-        if twice := [name for position, name in enumerate(names) if name in names[:position]]:
-            raise InputError(f"the input has two columns {twice[0]!r}: rename one")
+        check_names(names)
         check_columns(names, self.text_column, self.written)
         if self.text_column in names and not _is_text(kind := schema.field(self.text_column).type):
             raise InputError(f"the column {self.text_column} has the type {kind}: it must have texts, lists or objects")
@@ -115,14 +125,19 @@ class ParquetTable(Source):
             self._position = min(last, end)
         return taken
 
+    @cached_property
+    def _group_ends(self) -> list[int]:
+        """The row at which each group of rows ends."""
+        metadata = self._open().metadata
+        return [*accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+
     def _go_to(self, row: int) -> None:
         """Read on from here, or from the start of the row's group."""
-        metadata = self._open().metadata
-        ends = [*accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+        ends = self._group_ends
         group = bisect_right(ends, row)
         first = ends[group - 1] if group else 0
         if not max(first, 1) <= self._position <= row:
-            groups = list(range(group, metadata.num_row_groups))
+            groups = list(range(group, len(ends)))
             self._batches = self._open().iter_batches(_READ_ROWS, row_groups=groups)
             self._position = first
 

@@ -10,7 +10,16 @@ from typing import Any
 
 from protocol.bulk.lines import LONGEST_LINE, skip_bom
 from protocol.bulk.parts import Part, PartPlanner
-from protocol.bulk.rows import KEEP_BYTES, PAIR, RecordRows, check_columns, is_utf8, read_text, replace_bytes
+from protocol.bulk.rows import (
+    KEEP_BYTES,
+    PAIR,
+    RecordRows,
+    check_columns,
+    check_names,
+    is_utf8,
+    read_text,
+    replace_bytes,
+)
 from protocol.bulk.source import Source
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
@@ -159,8 +168,7 @@ def _read_header(file: BufferedReader) -> tuple[list[str], int, int]:
         if not all(map(is_utf8, row)):
             raise InputError("the first row of the input is not UTF-8")
         if row:
-            if twice := [name for position, name in enumerate(row) if name in row[:position]]:
-                raise InputError(f"the input has two columns {twice[0]!r}: rename one")
+            check_names(row)
             file.seek(start)
             return row, start, lines.line
     raise InputError("the input is empty: its first row must have the names of the columns")

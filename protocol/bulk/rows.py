@@ -196,6 +196,15 @@ def check_text_column(text_column: str, written: Collection[str]) -> None:
         )
 
 
+def check_names(names: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: two columns have one name.
+    """
+    if twice := [name for position, name in enumerate(names) if name in names[:position]]:
+        raise InputError(f"the input has two columns {twice[0]!r}: rename one")
+
+
 def check_columns(columns: Collection[str], text_column: str, written: Collection[str]) -> None:
     """Check the columns of a file, or of its first row.
 
