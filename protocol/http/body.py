@@ -10,6 +10,7 @@ import msgspec
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import TypeForm
 
 from protocol.http.body_budget import BodyShare, count_kept, get_share
 from protocol.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
@@ -178,8 +179,7 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
         value = decode_in_pieces(body, limits)
     except _DECODING_ERRORS as error:
         raise _describe_error(what, error) from error
-    converted: T = convert_json(value, decoder.type, what)
-    return converted
+    return convert_json(value, decoder.type, what)
 
 
 def make_fields_decoder(names: Iterable[str]) -> msgspec.json.Decoder[Any]:
@@ -211,16 +211,17 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
         raise _describe_error(what, error) from error
 
 
-def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
+def convert_json(value: Any, form: TypeForm[T], what: str = "the body") -> T:
     """Convert a decoded value to a type.
 
     Raises:
         InputError: the value is not of that type.
     """
     try:
-        return msgspec.convert(value, form)
+        converted: T = msgspec.convert(value, form)
     except _DECODING_ERRORS as error:
         raise _describe_error(what, error) from error
+    return converted
 
 
 _DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
