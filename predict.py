@@ -23,7 +23,7 @@ from protocol.bulk.model_description import describe_model
 from protocol.bulk.parts import GENERATED_ROWS, PART_ROWS
 from protocol.bulk.predictor import Predictor
 from protocol.bulk.progress import Progress
-from protocol.bulk.rows import check_text_column, list_written
+from protocol.bulk.rows import claim_columns
 from protocol.bulk.work import answer_stream, begin_job, fill_file, run_job
 from runners.core.argument_groups import PredictArguments
 from runners.core.declarations import Configuration
@@ -87,11 +87,11 @@ def predict(
 
 
 def _predict(arguments: PredictArguments, texts: Sequence[str], configuration: Configuration, answers: int) -> int:
-    check_text_column(arguments.text_column, list_written())
+    written = claim_columns(arguments.text_column)
     source = STREAM if arguments.input is None else arguments.input
     if arguments.output == STREAM:
         if source != STREAM:
-            open_source(Path(source), arguments.text_column, list_written()).check_start()
+            open_source(Path(source), arguments.text_column, written).check_start()
         return _run(arguments, configuration, partial(answer_stream, arguments, texts, answers))
     job = Job(Path(source), Path(arguments.output), arguments.text_column, arguments.parameters)
     job.check()

@@ -146,10 +146,10 @@ def test_a_stream_to_a_file(folder: Path, tmp_path: Path) -> None:
 
 def test_it_goes_on_after_it_was_killed(large: Path, tmp_path: Path) -> None:
     path, target, folder = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
-    write_rows(path, ["some words of a text " * 4] * 12_000)
+    write_rows(path, ["some words of a text " * 4] * 7_000)
     command = [*COMMAND, f"--model_dir={large}", f"--input={path}", f"--output={target}"]
     kept: set[Path] = set()
-    for wanted in (1, 4, 7):
+    for wanted in (1, 3):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             while len(done := set(folder.glob("0*.json"))) < wanted:
                 assert process.poll() is None, "it has ended before it was killed"
@@ -164,8 +164,8 @@ def test_it_goes_on_after_it_was_killed(large: Path, tmp_path: Path) -> None:
     assert b"has parts of another job: normalize was null, is true. Set them as they were" in other.stderr
     last = run(*command[3:])
     assert last.returncode == 0
-    assert b"12000 rows, " in last.stderr
-    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == [*range(12_000)]
+    assert b"7000 rows, " in last.stderr
+    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == [*range(7_000)]
     assert not folder.exists()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +24,7 @@ from protocol.bulk.rows import (
     check_columns,
     check_names,
     dump_json,
+    find_twice,
     read_text,
     to_cell,
 )
@@ -75,6 +76,8 @@ class ParquetTable(Source):
         schema = self._open().schema_arrow
         names = schema.names
         check_names(names)
+        for field in schema:
+            _check_fields(field.name, field.type)
         check_columns(names, self.text_column, self.written)
         if self.text_column in names and not _is_text(kind := schema.field(self.text_column).type):
             raise InputError(f"the column {self.text_column} has the type {kind}: it must have texts, lists or objects")
@@ -92,7 +95,7 @@ class ParquetTable(Source):
             for number, start in enumerate(starts)
         )
 
-    def read(self, part: Part) -> TableRows:
+    def read_rows(self, part: Part) -> TableRows:
         try:
             table = pa.Table.from_batches(self._take(part.start, part.end), self._open().schema_arrow)
         except (pa.ArrowException, OSError, StopIteration) as error:
@@ -184,25 +187,62 @@ def _to_records(table: pa.Table) -> list[dict[str, Any]]:
         if (kind := _simplify(field.type)) != field.type:
             # Arrow casts a slice of objects wrongly, so take a copy.
             copy = table.column(position).take(pa.array(range(table.num_rows)))
-            table = table.set_column(position, field.name, copy.cast(kind))
+            table = table.set_column(position, field.name, _cast_to_texts(copy, kind))
     records: list[dict[str, Any]] = table.to_pylist()
     return records
 
 
+def _cast_to_texts(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column of the type that `_simplify` makes; times of a zone that this machine does not know are in UTC."""
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        return column.cast(_replace_leaves(column.type, _to_utc)).cast(kind)
+
+
+def _to_utc(kind: pa.DataType) -> pa.DataType:
+    return pa.timestamp(kind.unit, "UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
+
+
 def _simplify(kind: pa.DataType) -> pa.DataType:
     """The type with texts instead of times and decimals, which Python's have neither the range nor the digits of."""
+    return _replace_leaves(kind, _to_string)
+
+
+def _to_string(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
+
+
+def _replace_leaves(kind: pa.DataType, replace: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """The type with others instead of those that have no types in them."""
     types = pa.types
     if types.is_dictionary(kind):
-        return _simplify(kind.value_type)
-    if types.is_temporal(kind) or types.is_decimal(kind):
-        return pa.string()
+        return _replace_leaves(kind.value_type, replace)
     if types.is_map(kind):
-        return pa.map_(_simplify(kind.key_type), _simplify(kind.item_type))
+        return pa.map_(_replace_leaves(kind.key_type, replace), _replace_leaves(kind.item_type, replace))
     if types.is_struct(kind):
-        return pa.struct([kind.field(at).with_type(_simplify(kind.field(at).type)) for at in range(kind.num_fields)])
-    if _is_list(kind) and (value := _simplify(kind.value_type)) != kind.value_type:
-        return pa.large_list(value)
-    return kind
+        fields = _list_fields(kind)
+        return pa.struct([field.with_type(_replace_leaves(field.type, replace)) for field in fields])
+    if _is_list(kind):
+        value = _replace_leaves(kind.value_type, replace)
+        return kind if value == kind.value_type else pa.large_list(value)
+    return replace(kind)
+
+
+def _list_fields(kind: pa.DataType) -> list[pa.Field]:
+    return [kind.field(position) for position in range(kind.num_fields)]
+
+
+def _check_fields(column: str, kind: pa.DataType) -> None:
+    """
+    Raises:
+        InputError: an object in the column has two fields of one name.
+    """
+    names = [field.name for field in _list_fields(kind)]
+    if pa.types.is_struct(kind) and (twice := find_twice(names)) is not None:
+        raise InputError(f"the objects of the column {column} have two fields {twice!r}: rename one")
+    for field in _list_fields(kind):
+        _check_fields(column, field.type)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -283,8 +323,8 @@ def _to_texts(values: Sequence[Any]) -> pa.Array:
 def _is_storable(kind: pa.DataType, levels: int = _MOST_LEVELS) -> bool:
     """Whether Parquet has the type: it has no objects without members, and not any number of levels."""
     if pa.types.is_struct(kind):
-        fields = [kind.field(at).type for at in range(kind.num_fields)]
-        return bool(fields) and levels > 0 and all(_is_storable(field, levels - 1) for field in fields)
+        fields = _list_fields(kind)
+        return bool(fields) and levels > 0 and all(_is_storable(field.type, levels - 1) for field in fields)
     return not pa.types.is_list(kind) or (levels > 0 and _is_storable(kind.value_type, levels - 2))
 
 

@@ -52,7 +52,7 @@ class CsvTable(Source):
                 planner.add(*lines.take(), is_row=row != [])
             return planner.finish()
 
-    def read(self, part: Part) -> RecordRows:
+    def read_rows(self, part: Part) -> RecordRows:
         with open(self.path, "rb") as file:
             if self._header is None:
                 self._header, _, _ = _read_header(file)

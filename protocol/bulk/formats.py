@@ -9,7 +9,6 @@ from pathlib import Path
 from protocol.bulk.csv_table import CsvTable
 from protocol.bulk.lines import JsonLines, TextLines
 from protocol.bulk.outputs import CsvOutput, JsonOutput, Output, ParquetOutput
-from protocol.bulk.rows import check_text_column
 from protocol.bulk.source import Source
 from runners.core.errors import InputError
 
@@ -30,10 +29,8 @@ def open_source(path: Path, text_column: str, written: Collection[str]) -> Sourc
         written: the columns that the job adds.
 
     Raises:
-        InputError: the name has another ending, the package of its format is not installed, or the job adds the column
-            of texts.
+        InputError: the name has another ending, or the package of its format is not installed.
     """
-    check_text_column(text_column, written)
     if _check_ending(path, "input", (*_SOURCES, _PARQUET)) == _PARQUET:
         from protocol.bulk.arrow import ParquetTable
 

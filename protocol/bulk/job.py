@@ -26,8 +26,8 @@ from protocol.bulk.formats import open_output, open_source
 from protocol.bulk.outputs import count_errors
 from protocol.bulk.parts import Part, PartSummary
 from protocol.bulk.predictor import Answer, Predictor
-from protocol.bulk.rows import Rows, list_written
-from protocol.bulk.source import Source
+from protocol.bulk.rows import Rows, claim_columns
+from protocol.bulk.source import Source, describe_change, identify_file
 from runners.core.errors import InputError, list_names
 
 STREAM = "-"
@@ -92,7 +92,7 @@ class Job:
         Args:
             extra_names: the columns that an answer has beside its prediction.
         """
-        return open_source(self.input, self.text_column, list_written(extra_names))
+        return open_source(self.input, self.text_column, claim_columns(self.text_column, extra_names))
 
     def plan(self, part_rows: int, extra_names: Sequence[str] = ()) -> tuple[Part, ...]:
         """The parts of the input, which are the same each time.
@@ -122,12 +122,8 @@ class Job:
     def _describe_input(self) -> Description:
         if self.is_stream:
             return {"input": STREAM}
-        state = self.input.stat()
-        return {
-            "input": str(self.input.resolve()),
-            "input_bytes": state.st_size,
-            "input_changed": state.st_mtime_ns,
-        }
+        size, changed = identify_file(self.input)
+        return {"input": str(self.input.resolve()), "input_bytes": size, "input_changed": changed}
 
     @contextmanager
     def open(self, part_rows: int, model: Description) -> Iterator[None]:
@@ -236,7 +232,7 @@ class Job:
         """
         description = self._read_description() or {}
         if any(description.get(name) != value for name, value in self._describe_input().items()):
-            raise self.describe_change()
+            raise describe_change(self.input)
         paths = [self.name_part(number) for number in range(parts)]
         if missing := [path.name for path in paths if not path.exists()]:
             raise InputError(f"{self.folder} has lost {list_names(missing, 3)}: the same command writes it again")
@@ -255,10 +251,6 @@ class Job:
             joined.rename(self.output)
         _sync(self.output.absolute().parent)
         self._remove_folder()
-
-    def describe_change(self) -> InputError:
-        """The error of an input in which the places of the parts are no longer true."""
-        return InputError(f"{self.input} has changed during the job, which must begin again")
 
     def _remove_folder(self) -> None:
         """Remove the folder, the joined file last: it tells that the job is done."""
@@ -290,8 +282,6 @@ class PartWorker:
         """
         assert self._source is not None
         rows = await self._run_in_thread(self._source.read, part)
-        if len(rows) != part.rows:
-            raise self._job.describe_change()
         summary = await self.write(part.number, rows, await self._predictor.predict(rows.texts))
         await self._run_in_thread(self._job.note_done, summary)
         return summary

@@ -39,7 +39,7 @@ class Lines(Source):
                 planner.add(len(line), is_row=not line.isspace())
             return planner.finish()
 
-    def read(self, part: Part) -> RecordRows:
+    def read_rows(self, part: Part) -> RecordRows:
         with open(self.path, "rb") as file:
             file.seek(part.start)
             data = file.read(part.end - part.start)
@@ -66,7 +66,7 @@ class Lines(Source):
     def check_first(self, line: bytes, number: int) -> None:
         """
         Raises:
-            InputError: the columns of the first row are wrong.
+            InputError: the file is of another format, or the columns of its first row are wrong.
         """
 
 
@@ -100,10 +100,12 @@ class JsonLines(Lines):
     def check_first(self, line: bytes, number: int) -> None:
         try:
             value = orjson.loads(line)
-        except ValueError:
-            return
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{_describe_error(error, number)}: JSON lines have a value on each line") from None
         if isinstance(value, dict):
             check_columns(value, self.text_column, self.written)
+        elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            raise InputError(f"line {number} is a list of objects: JSON lines have each on a line of its own")
 
 
 def skip_bom(file: BufferedReader) -> int:
@@ -166,8 +168,7 @@ def parse_json(line: bytes, number: int, text_column: str, written: Collection[s
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        # The message repeats nothing of the line.
-        return {}, None, InputError(f"line {number} is not JSON: {error.msg} at column {error.colno}")
+        return {}, None, _describe_error(error, number)
     if line.count(b"[") + line.count(b"{") > _MOST_LEVELS and _count_levels(value) > _MOST_LEVELS:
         return {}, None, InputError(f"line {number} has lists and objects of more than {_MOST_LEVELS} levels")
     is_object = isinstance(value, dict)
@@ -179,6 +180,11 @@ def parse_json(line: bytes, number: int, text_column: str, written: Collection[s
     except InputError as error:
         text = InputError(f"line {number}: {error}")
     return record, line if is_object else None, text
+
+
+def _describe_error(error: orjson.JSONDecodeError, number: int) -> InputError:
+    """The error of a line, which repeats nothing of it."""
+    return InputError(f"line {number} is not JSON: {error.msg} at column {error.colno}")
 
 
 def _count_levels(value: Any) -> int:

@@ -181,19 +181,22 @@ def _read_instance(value: Any, name: str) -> TextInput:
     return read_instance(cast("AnyInstance", value), name)
 
 
-def check_text_column(text_column: str, written: Collection[str]) -> None:
-    """
+def claim_columns(text_column: str, extra_names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns that answers have, beside the column of texts.
+
     Args:
-        written: the columns that the job adds.
+        extra_names: as for `list_written`.
 
     Raises:
         InputError: the column of texts is one of them.
     """
+    written = list_written(extra_names)
     if text_column in written:
         raise InputError(
             f"--text_column={text_column}: the output has a column {text_column} of its own, as it has "
             f"{list_names([name for name in written if name != text_column])}: rename that of the texts"
         )
+    return written
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -201,8 +204,13 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         InputError: two columns have one name.
     """
-    if twice := [name for position, name in enumerate(names) if name in names[:position]]:
-        raise InputError(f"the input has two columns {twice[0]!r}: rename one")
+    if (twice := find_twice(names)) is not None:
+        raise InputError(f"the input has two columns {twice!r}: rename one")
+
+
+def find_twice(names: Sequence[str]) -> str | None:
+    """The first name that is there before."""
+    return next((name for position, name in enumerate(names) if name in names[:position]), None)
 
 
 def check_columns(columns: Collection[str], text_column: str, written: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from protocol.bulk.parts import Part
 from protocol.bulk.rows import Rows
+from runners.core.errors import InputError
 
 
 class Source(ABC):
@@ -39,6 +40,28 @@ class Source(ABC):
             InputError: the file is wrong beyond what a row can be.
         """
 
-    @abstractmethod
     def read(self, part: Part) -> Rows:
-        """The rows of a part. Parts that follow each other are read fastest."""
+        """The rows of a part. Parts that follow each other are read fastest.
+
+        Raises:
+            InputError: the file has changed since it was planned, or cannot be read.
+        """
+        rows = self.read_rows(part)
+        if len(rows) != part.rows:
+            raise describe_change(self.path)
+        return rows
+
+    @abstractmethod
+    def read_rows(self, part: Part) -> Rows:
+        """The rows at a part's place, which are others if the file has changed."""
+
+
+def identify_file(path: Path) -> tuple[int, int]:
+    """The size of a file in bytes and the time of its last change in ns: they tell whether it has changed."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def describe_change(path: Path) -> InputError:
+    """The error of an input in which the places of the parts are no longer true."""
+    return InputError(f"{path} has changed during the job, which must begin again")

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from protocol.bulk.lines import BOM, LONGEST_LINE, Parsed, describe_long_line, parse_json, parse_lines, parse_text
 from protocol.bulk.predictor import Answer, Predictor
 from protocol.bulk.rows import RecordRows, Rows, is_utf8, replace_bytes
-from protocol.bulk.source import Source
+from protocol.bulk.source import Source, describe_change, identify_file
 from runners.core.errors import InputError, brief
 from runners.core.predictions import TextInput
 
@@ -53,8 +53,11 @@ async def read_parts(source: Source, part_rows: int) -> AsyncIterator[Rows]:
     Raises:
         InputError: as `Source.plan` and `Source.read`.
     """
+    found = identify_file(source.path)
     for part in await asyncio.to_thread(source.plan, part_rows):
         yield await asyncio.to_thread(source.read, part)
+    if identify_file(source.path) != found:
+        raise describe_change(source.path)
 
 
 async def give_texts(texts: Sequence[str], text_column: str) -> AsyncIterator[Rows]:

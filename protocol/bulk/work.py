@@ -14,7 +14,7 @@ from protocol.bulk.outputs import JsonOutput, count_errors
 from protocol.bulk.parts import PART_ROWS, Part, PartSummary
 from protocol.bulk.predictor import Answer, Predictor
 from protocol.bulk.progress import Progress
-from protocol.bulk.rows import NO_ROWS, Rows, check_text_column, list_written
+from protocol.bulk.rows import NO_ROWS, Rows, claim_columns
 from protocol.bulk.streams import answer_rows, give_texts, read_parts, read_stream
 from runners.core.argument_groups import PredictArguments
 
@@ -78,8 +78,7 @@ async def answer_stream(
 
 def _read_groups(arguments: PredictArguments, texts: Sequence[str], extra_names: Sequence[str]) -> AsyncIterator[Rows]:
     """The rows of the command line, of a stream or of a file."""
-    written = list_written(extra_names)
-    check_text_column(arguments.text_column, written)
+    written = claim_columns(arguments.text_column, extra_names)
     if texts:
         return give_texts(texts, arguments.text_column)
     if arguments.input is None or arguments.input == STREAM:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from protocol.bulk.formats import open_source
 from protocol.bulk.rows import Rows, list_written
-from protocol.bulk.streams import give_texts, read_stream
+from protocol.bulk.streams import give_texts, read_parts, read_stream
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
 
@@ -81,6 +82,22 @@ def test_a_stream_that_cannot_be_read(tmp_path: Path) -> None:
             collect(read_stream(descriptor, "text", list_written()))
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("change", ["b\na\n", "a\n"])
+def test_a_file_that_changes_meanwhile(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("a\nb\n")
+
+    async def read() -> None:
+        groups = read_parts(open_source(path, "text", list_written()), 1)
+        assert len(await anext(groups)) == 1
+        path.write_text(change)
+        async for _ in groups:
+            pass
+
+    with pytest.raises(InputError, match=r"in.txt has changed during the job, which must begin again"):
+        asyncio.run(read())
 
 
 def test_texts_of_the_command_line() -> None:

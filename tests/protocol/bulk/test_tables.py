@@ -290,6 +290,27 @@ def test_the_type_of_the_texts(kind: pa.DataType, error: str | None, tmp_path: P
         open_source(tmp_path / "in.parquet", "text", list_written()).check_start()
 
 
+def test_objects_with_two_fields_of_one_name(tmp_path: Path) -> None:
+    inner = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"])
+    table = pa.table({"text": ["a"], "tags": pa.ListArray.from_arrays([0, 1], inner)})
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(InputError, match="the objects of the column tags have two fields 'x': rename one"):
+        open_source(tmp_path / "in.parquet", "text", list_written()).check_start()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_times_of_an_unknown_zone_are_in_utc(ending: str, tmp_path: Path) -> None:
+    """As on a machine that has no database of zones."""
+    times = pa.array([0, None], pa.timestamp("s", "Nowhere/City"))
+    table = pa.table({"text": ["a", "b"], "at": times, "log": pa.ListArray.from_arrays([0, 1, 2], times)})
+    pq.write_table(table, tmp_path / "in.parquet")
+    answer_file(tmp_path / "in.parquet", tmp_path / f"out.{ending}", 9)
+    first, second = read_rows(tmp_path / f"out.{ending}")
+    assert first["at"] == "1970-01-01 00:00:00Z"
+    assert "1970-01-01 00:00:00Z" in first["log"]
+    assert not second["at"]
+
+
 @pytest.mark.parametrize("source", ["csv", "parquet"])
 @pytest.mark.parametrize("target", ENDINGS)
 def test_columns_without_rows(source: str, target: str, tmp_path: Path) -> None:
