@@ -181,3 +181,12 @@ def moving(page: Page) -> list[str]:
     """The elements that move, or that would at a change."""
     found: list[str] = page.evaluate(_MOVING)
     return found
+
+
+def unseen_bars(page: Page) -> int:
+    """How many bars have the colour of what is behind them."""
+    count: int = page.evaluate(
+        """() => [...document.querySelectorAll(".bar")].filter((bar) =>
+          getComputedStyle(bar).backgroundColor === getComputedStyle(bar.parentElement).backgroundColor).length"""
+    )
+    return count

@@ -20,6 +20,7 @@ from tests.playground.inspection import (
     tab_stops,
     unmarked_stops,
     unreachable_controls,
+    unseen_bars,
 )
 from tests.playground.workbench import Workbench
 from tests.servers import ServerProcess
@@ -84,3 +85,22 @@ def test_contrast(scheme: Literal["light", "dark"], page: Page) -> None:
 def test_reduced_motion(page: Page) -> None:
     page.emulate_media(reduced_motion="reduce")
     assert moving(page) == []
+
+
+def test_colours_that_the_user_forces(page: Page) -> None:
+    """Bars, and which model is chosen, are seen without the page's own colours."""
+    page.emulate_media(forced_colors="active")
+    assert unseen_bars(page) == 0
+    chosen = page.locator(".choice").filter(has=page.locator(":checked"))
+    expect(chosen).to_have_css("outline-style", "solid")
+    page.emulate_media(forced_colors="none")
+
+
+def test_print(page: Page) -> None:
+    """The answer and the code are printed, and no controls of the page around them."""
+    page.emulate_media(media="print")
+    expect(page.get_by_role("region", name="Answer", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Copy")).to_be_hidden()
+    expect(page.locator("#models")).to_be_hidden()
+    assert overflow(page) == 0
+    page.emulate_media(media="screen")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import needs_browser
-from tests.playground.conftest import OpenWorkbench
+from tests.playground.conftest import MODELS, OpenWorkbench
 from tests.playground.workbench import Workbench
 from tests.servers import ServerProcess
 
@@ -113,6 +113,16 @@ def test_a_text_turns_no_text_after_it(
         })"""
     )
     assert following
+
+
+def test_a_list_of_models_that_does_not_come(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server)
+    bench.page.route("**/v1/models", lambda _: None)
+    bench.open()
+    expect(bench.alert).to_contain_text("The server did not answer within 15 s.")
+    bench.page.unroute_all()
+    bench.page.get_by_role("button", name="Refresh").click()
+    expect(bench.page.locator("#models").get_by_role("radio")).to_have_count(len(MODELS))
 
 
 @pytest.fixture
