@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from protocol.versions import SERVER_VERSION
 from runners.core.arguments import Arguments
+from runners.core.hub_commit import find_commit
 from runners.core.predictions import LOGITS
 from runners.core.runner import Runner
 from runners.core.task import Task
@@ -15,8 +15,6 @@ _CLASSIFIERS = (Task.SEQUENCE_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION)
 _EMBEDDERS = (Task.TEXT_EMBEDDING, Task.SPARSE_EMBEDDING)
 # That server's names of poolings, where they are not those of sentence-transformers.
 _POOLINGS = {"lasttoken": "last_token"}
-# The folder of the hub's cache that has a folder for each commit.
-_SNAPSHOTS = "snapshots"
 
 
 def describe_model(runner: Runner, arguments: Arguments) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def describe_model(runner: Runner, arguments: Arguments) -> dict[str, Any]:
     """
     return {
         "model_id": arguments.model_id or runner.name,
-        "model_sha": _find_commit(arguments),
+        "model_sha": find_commit(arguments.model),
         "model_dtype": runner.details.dtype,
         "served_model_name": runner.name,
         "model_type": _describe_type(runner),
@@ -47,12 +45,6 @@ def describe_model(runner: Runner, arguments: Arguments) -> dict[str, Any]:
 def count_classes(runner: Runner) -> int:
     """How many classes a model has that scores classes, or that ranks."""
     return next(spec.shape[-1] for spec in runner.named_outputs() if spec.name == LOGITS)
-
-
-def _find_commit(arguments: Arguments) -> str | None:
-    """The commit of a model from the hub, which names a folder of its cache."""
-    parts = Path(arguments.model).parts
-    return parts[parts.index(_SNAPSHOTS) + 1] if _SNAPSHOTS in parts[:-1] else None
 
 
 def _describe_type(runner: Runner) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.tei.info import _find_commit
 from protocol.versions import SERVER_VERSION
-from runners.core.arguments import Arguments
 from runners.core.machine import count_cores
 from tests.conftest import GeneratorFolder, ModelFolder, Serve, ServeSeveral
 from tests.embedders import save_embedder
@@ -69,19 +67,6 @@ def test_a_generator(generator_folder: GeneratorFolder, serve: Serve) -> None:
     info = serve(model_dir=generator_folder("gpt2"), backend="huggingface").client.get("/info").json()
     found = (info["model_type"], info["max_batch_tokens"], info["tokenization_workers"])
     assert found == ({"text_generation": {}}, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("folder", "commit"),
-    [
-        ("/root/.cache/huggingface/hub/models--a--b/snapshots/" + "0f" * 20, "0f" * 20),
-        ("/models/snapshots", None),
-        ("/models/bert", None),
-        ("snapshots", None),
-    ],
-)
-def test_the_commit_of_a_model_from_the_hub(folder: str, commit: str | None) -> None:
-    assert _find_commit(Arguments(model_dir=folder)) == commit
 
 
 def test_several_models(model_folder: ModelFolder, serve_several: ServeSeveral) -> None:
