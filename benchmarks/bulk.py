@@ -32,7 +32,7 @@ from benchmarks.run import ROOT, sample, serve, serve_words
 
 # The real model of `make serve`, which is as large as MiniLM-L6.
 _SENTIMENT = "sentiment"
-_REAL = ROOT / "demo/models/sentiment"
+_REAL = ROOT / "demo/models" / _SENTIMENT
 _DTYPE = "float32"
 _SERVER, _PREDICT = "server", "predict"
 # What `predict` says at its end has the seconds without the load of the model.
@@ -47,12 +47,13 @@ class Work:
     Attributes:
         processing: from the first text to the last answer, without the load of the model.
         whole: from the command to the last answer.
-        cpu: of all processes of the side, with the load of the model, but without the clients of a server.
+        cpu: of all processes of the side, with the load of the model, but without the clients of a server; None of
+            Ray's, whose processes are no children of this one.
     """
 
     processing: float
     whole: float
-    cpu: float
+    cpu: float | None
 
 
 def main() -> None:
@@ -63,9 +64,7 @@ def main() -> None:
         source = Path(scratch) / "texts.jsonl"
         source.write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in texts))
         for name in options.models:
-            folder = (
-                ROOT / "demo/models/sentiment" if name == _SENTIMENT else make_sized_model(name, Path(scratch) / name)
-            )
+            folder = _REAL if name == _SENTIMENT else make_sized_model(name, Path(scratch) / name)
             measured = take_turns(_list_sides(folder, texts, source, options), options.rounds)
             sys.stdout.write(f"\n{name}, {len(texts)} texts, {_DTYPE}\n\n{make_table(measured, len(texts))}")
             sys.stdout.flush()
@@ -138,7 +137,7 @@ def measure_ray(folder: Path, source: Path, words: Sequence[str]) -> Work:
             first.write_bytes(next(rows))
         start = measure_predict(folder, first, words).whole
     work = measure_predict(folder, source, words)
-    return Work(work.whole - start, work.whole, work.cpu)
+    return Work(work.whole - start, work.whole, None)
 
 
 def _children_seconds(before: os.times_result) -> float:
@@ -152,8 +151,9 @@ def make_table(measured: Mapping[str, Sequence[Work]], texts: int) -> str:
     rows = []
     for name, works in measured.items():
         processing, whole = (median(texts / seconds for seconds in each) for each in _times(works))
-        cpu = 1000 * median(work.cpu for work in works) / texts
-        rows.append(f"| {name} | {processing:.1f} | {whole:.1f} | {cpu:.2f} ms |\n")
+        seconds = [work.cpu for work in works if work.cpu is not None]
+        cpu = f"{1000 * median(seconds) / texts:.2f} ms" if seconds else ""
+        rows.append(f"| {name} | {processing:.1f} | {whole:.1f} | {cpu} |\n")
     return f"{_HEAD}{''.join(rows)}\n{''.join(_list_ratios(measured))}"
 
 
@@ -162,9 +162,9 @@ def _times(works: Sequence[Work]) -> tuple[list[float], list[float]]:
 
 
 def _list_ratios(measured: Mapping[str, Sequence[Work]]) -> list[str]:
-    """Ratios of texts a second: of each side to the server, and of Ray's workers to one worker."""
-    names = [*measured]
-    pairs = [(name, names[0]) for name in names[1:]] + [(name, names[2]) for name in names[3:]]
+    """Ratios of texts a second: of each side to the server, and of Ray's workers to the first number of them."""
+    server, _, *of_ray = measured
+    pairs = [(name, server) for name in measured if name != server] + [(name, of_ray[0]) for name in of_ray[1:]]
     lines = []
     for above, below in pairs:
         # Seconds are the reciprocals of texts a second.
