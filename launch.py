@@ -180,7 +180,7 @@ def _predict(words: Sequence[str]) -> int:
     from predict import predict
 
     separated = separate_words(words, PredictArguments)
-    # Of several models it chooses one, and the name of a single one is not asked for.
+    # `--model_name` chooses one of several models; with one model it is ignored.
     names = [word for word in separated.server_words if word.startswith(_MODEL_NAME)]
     launch = plan_launch([word for word in separated.server_words if word not in names], variables=os.environ)
     arguments = read_predict_arguments(separated.command_values)

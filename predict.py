@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, chdir
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,19 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from protocol.bulk.formats import open_source
-from protocol.bulk.job import STREAM, Job, PartWorker
-from protocol.bulk.model_description import describe_model
+from protocol.bulk.job import STREAM, Job
+from protocol.bulk.model_description import describe_job_model
+from protocol.bulk.modes import answer_stream, begin_job, fill_file, run_job
+from protocol.bulk.part_worker import PartWorker
 from protocol.bulk.parts import GENERATED_ROWS, PART_ROWS
-from protocol.bulk.predictor import Predictor
 from protocol.bulk.progress import Progress
 from protocol.bulk.rows import claim_columns
-from protocol.bulk.work import answer_stream, begin_job, fill_file, run_job
+from protocol.bulk.text_answerer import TextAnswerer
 from runners.core.argument_groups import PredictArguments
 from runners.core.declarations import Configuration
-from runners.core.errors import ArgumentsError, InputError
+from runners.core.errors import ArgumentsError, InputError, describe_os_error
 from runners.hosting.command_log import configure_log
+from runners.hosting.hub_revision import pin_revision
 from runners.hosting.idle_memory import configure_heaps, release_memory
 from runners.hosting.kernel_caches import limit_kernel_caches
 from runners.hosting.life.command import StoppedError, end_on_signals, raise_on_signal, run_work
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("predict")
 
-Work: TypeAlias = Callable[[Predictor, Progress], Coroutine[Any, Any, None]]
+Work: TypeAlias = Callable[[TextAnswerer, Progress], Coroutine[Any, Any, None]]
 
 
 def predict(
@@ -65,10 +67,12 @@ def predict(
         RunnerError: an argument, the model or the input is wrong, or the model has died.
     """
     end_on_signals()
-    open_closed_streams()
+    closed = open_closed_streams()
     configure_predictions()
     answers = keep_output()
     _check_ray(arguments, texts)
+    if arguments.output == STREAM and 1 in closed:
+        raise ArgumentsError("the standard output is closed: leave it open, or set --output=FILE")
     if arguments.input is not None and texts:
         raise ArgumentsError("texts on the command line and --input exclude each other")
     if arguments.input is None and not texts and os.isatty(0):
@@ -78,25 +82,27 @@ def predict(
     configuration = choose_model(read(partial(localize_declarations, fetches=True)), model_name)
     log = configure_log(configuration.arguments)
     try:
-        check_model(configuration.models[0].arguments, asks_hub=True)
-        return _predict(arguments, texts, configuration, answers)
+        [model] = configuration.models
+        check_model(model.arguments, asks_hub=True)
+        model = replace(model, arguments=pin_revision(model.arguments))
+        return _predict(arguments, texts, replace(configuration, models=(model,)), answers)
     except OSError as error:
-        raise InputError(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+        raise InputError(describe_os_error(error)) from error
     finally:
         log.flush()
 
 
 def _predict(arguments: PredictArguments, texts: Sequence[str], configuration: Configuration, answers: int) -> int:
-    written = claim_columns(arguments.text_column)
+    answer_columns = claim_columns(arguments.text_column)
     source = STREAM if arguments.input is None else arguments.input
+    part_rows = GENERATED_ROWS if expects_generator(configuration) else PART_ROWS
     if arguments.output == STREAM:
         if source != STREAM:
-            open_source(Path(source), arguments.text_column, written).check_start()
-        return _run(arguments, configuration, partial(answer_stream, arguments, texts, answers))
+            open_source(Path(source), arguments.text_column, answer_columns).check_start()
+        return _run(arguments, configuration, partial(answer_stream, arguments, texts, answers, part_rows))
     job = Job(Path(source), Path(arguments.output), arguments.text_column, arguments.parameters)
     job.check()
-    part_rows = GENERATED_ROWS if expects_generator(configuration) else PART_ROWS
-    with job.open(part_rows, describe_model(configuration.models[0])):
+    with job.open(part_rows, describe_job_model(configuration.models[0])):
         if job.is_stream:
             return _run(arguments, configuration, partial(fill_file, arguments, texts, job), job)
         if arguments.ray:
@@ -113,7 +119,7 @@ def _check_ray(arguments: PredictArguments, texts: Sequence[str]) -> None:
 
 def configure_predictions() -> None:
     """Set what a worker of the server sets, before torch is loaded."""
-    # Of a server that runs in the same container: its metrics are not to be mixed with those of these texts.
+    # A server in the same container has this variable set; its metrics must not include these texts.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     configure_heaps()
     limit_kernel_caches(os.environ)
@@ -150,7 +156,7 @@ def _run(arguments: PredictArguments, configuration: Configuration, work: Work, 
 
     async def run() -> None:
         async with open_model(configuration) as runner:
-            await work(Predictor(runner, arguments.parameters, configuration.arguments), progress)
+            await work(TextAnswerer(runner, arguments.parameters, configuration.arguments), progress)
 
     try:
         code = run_work(run, partial(_report_signal, progress, job))
@@ -174,8 +180,9 @@ def _run_on_ray(arguments: PredictArguments, job: Job, part_rows: int, configura
     workers = RayWorkers(job, open_worker, arguments.workers, gpus)
     progress = Progress()
     try:
-        # Ray sets handlers of its own, which are replaced.
-        with connect_ray() as ray, raise_on_signal(partial(_report_signal, progress, job)):
+        # Ray's workers import modules from this folder first: a user's own folder may have any modules. Ray sets
+        # handlers of its own, which are replaced.
+        with chdir(job.folder), connect_ray() as ray, raise_on_signal(partial(_report_signal, progress, job)):
             parts, total = begin_job(job, part_rows, progress)
             for summary in workers.run(ray, parts):
                 progress.add(summary.rows, summary.errors)
@@ -221,5 +228,5 @@ async def open_part_worker(job: Job, configuration: Configuration, processes: in
     server = configuration.arguments.model_copy(update={"workers": processes})
     configure_log(server)
     async with open_model(configuration.replace_server_arguments(server)) as runner:
-        with PartWorker(job, Predictor(runner, job.parameters, server)) as worker:
+        with PartWorker(job, TextAnswerer(runner, job.parameters, server)) as worker:
             yield worker

@@ -148,16 +148,17 @@ def test_it_goes_on_after_it_was_killed(large: Path, tmp_path: Path) -> None:
     path, target, folder = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
     write_rows(path, ["some words of a text " * 4] * 7_000)
     command = [*COMMAND, f"--model_dir={large}", f"--input={path}", f"--output={target}"]
-    kept: set[Path] = set()
+    kept: dict[Path, int] = {}
     for wanted in (1, 3):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             while len(done := set(folder.glob("0*.json"))) < wanted:
                 assert process.poll() is None, "it has ended before it was killed"
                 time.sleep(0.01)
             process.kill()
-        assert kept <= done
+        # A part that is done is not answered again.
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
         assert not target.exists()
-        kept = done
+        kept = {path: path.stat().st_mtime_ns for path in done}
     # Another one is refused meanwhile, and says why.
     other = run(f"--model_dir={large}", f"--input={path}", f"--output={target}", "--normalize=true")
     assert other.returncode == 1
@@ -282,7 +283,12 @@ def test_after_two_dashes_there_are_texts(word: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("closed", "words", "rows"), [("<&-", "", 0), ("<&-", "'a [MASK]'", 1), ("2>&-", "'a [MASK]'", 1)]
+    ("closed", "words", "rows"),
+    [
+        ("<&-", "", 0),
+        ("<&-", "'a [MASK]'", 1),
+        ("2>&-", "'a [MASK]'", 1),
+    ],
 )
 def test_a_standard_stream_is_closed(closed: str, words: str, rows: int, folder: Path) -> None:
     command = f"{' '.join(COMMAND)} --model_dir={folder} {words} {closed}"
@@ -292,6 +298,34 @@ def test_a_standard_stream_is_closed(closed: str, words: str, rows: int, folder:
     assert ["prediction" in row for row in answers(done)] == [True] * rows
 
 
+def test_the_standard_output_is_closed(folder: Path, tmp_path: Path) -> None:
+    """Nobody would get the answers."""
+    command = f"{' '.join(COMMAND)} --model_dir={folder} 'a [MASK]'"
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: the standard output is closed: leave it open, or set --output=FILE\n"
+    subprocess.run(["sh", "-c", f"{command} --output={tmp_path}/out.jsonl >&-"], cwd=ROOT, check=True)
+    assert "prediction" in json.loads((tmp_path / "out.jsonl").read_text())
+
+
+def test_a_standard_output_that_does_not_block(folder: Path) -> None:
+    """As a terminal that another program has changed: the command waits until there is room."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    command = [*COMMAND, f"--model_dir={folder}", "--return_probabilities"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=writer) as process:
+        os.close(writer)
+        assert process.stdin is not None
+        process.stdin.write(b"a [MASK]\n" * 300)
+        process.stdin.close()
+        with open(reader, "rb") as output:
+            # More than a pipe takes at once.
+            time.sleep(1)
+            rows = [json.loads(line) for line in output]
+        assert process.wait() == 0
+    assert ["prediction" in row for row in rows] == [True] * 300
+
+
 def test_a_full_disk_is_named(folder: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -299,6 +333,16 @@ def test_a_full_disk_is_named(folder: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[-1] == "error: the standard output: No space left on device"
+
+
+def test_a_stream_of_json_lines_whose_first_row_is_wrong(folder: Path) -> None:
+    for given, error in (
+        (b'{"body": "a [MASK]"}\n', b"there is no column text"),
+        (b"\n[\n", b"line 2 is not JSON"),
+    ):
+        done = run(f"--model_dir={folder}", given=given + b'{"text": "a [MASK]"}\n')
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert error in done.stderr
 
 
 def test_a_generator(generator_folder: GeneratorFolder) -> None:

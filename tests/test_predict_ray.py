@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from runners.core.machine import count_cores
@@ -109,8 +111,8 @@ def command(model: str, source: Path, output: Path, *words: str) -> list[str]:
     return [sys.executable, "launch.py", "predict", *paths, "--dtype=float32", *words]
 
 
-def run(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+def run(words: Sequence[str], environment: Mapping[str, str], folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
@@ -148,6 +150,43 @@ def test_classes_are_those_of_one_process(model: str, cluster: Cluster, tmp_path
     assert together.read_bytes() == alone.read_bytes()
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_that_the_answers_have(ending: str, cluster: Cluster, tmp_path: Path) -> None:
+    """Only the options of a loaded model tell that the answers have it."""
+    source, output = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+    columns = {"text": ["Sarah"], "offset_mapping": ["mine"]}
+    if ending == "csv":
+        source.write_text("text,offset_mapping\nSarah,mine\n")
+    else:
+        pq.write_table(pa.table(columns), source)
+    options = ['--parameters={"return_offsets_mapping": true}', "--ray"]
+    done = run(command("token_classification", source, output, *options), cluster.environment)
+    assert done.returncode == 1
+    assert "the input has a column offset_mapping already, which the output would have" in done.stderr
+    assert not output.exists()
+
+
+def test_a_folder_with_modules_of_the_same_names(cluster: Cluster, tmp_path: Path) -> None:
+    """Workers import none of the modules in the folder in which the command runs."""
+    source, output = write_texts(tmp_path / "in.jsonl", 4), tmp_path / "out.jsonl"
+    for name in ("predict", "runners", "protocol"):
+        (tmp_path / f"{name}.py").write_text("raise ValueError('this is somebody else')")
+    words = command("sentiment", source, output, "--ray", "--workers=1")
+    words[1] = str(ROOT / "launch.py")
+    done = run(words, cluster.environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(read(output)) == 4
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    source, output, address = write_texts(tmp_path / "in.jsonl", 4), tmp_path / "out.jsonl", f"127.0.0.1:{free_port()}"
+    environment = {"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": address, "RAY_gcs_rpc_server_reconnect_timeout_s": "1"}
+    done = run(command("sentiment", source, output, "--ray"), environment)
+    assert done.returncode == 1
+    assert f"--ray: the cluster at RAY_ADDRESS={address} is not reached" in done.stderr
+    assert not output.exists()
+
+
 def test_numbers_are_those_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
     """Up to the last bits, which follow from the number of cores."""
     source, alone, together = write_texts(tmp_path / "in.jsonl", 40), tmp_path / "alone.jsonl", tmp_path / "ray.jsonl"
@@ -164,8 +203,11 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(cluster: Cluster, tmp_pat
     log = tmp_path / "log"
     with start(command("sentiment", source, output, "--ray"), cluster.environment, log) as process:
         wait_until(lambda: has_part(output), log)
-        for actor in cluster.find_actors():
+        actors = cluster.find_actors()
+        for actor in actors:
             actor.kill()
+        assert actors
+        assert not output.exists()
         assert process.wait(120) == 0, log.read_text()
     assert [row["id"] for row in read(output)] == list(range(MANY_ROWS))
     assert all("prediction" in row for row in read(output))
@@ -176,6 +218,7 @@ def test_a_job_that_was_ended_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     words, log = command("sentiment", source, output, "--ray"), tmp_path / "log"
     with start(words, cluster.environment, log) as process:
         wait_until(lambda: has_part(output), log)
+        assert cluster.find_actors()
         process.kill()
     # The workers end with the command.
     wait_until(lambda: not cluster.find_actors(), "workers")
@@ -205,7 +248,7 @@ def test_without_a_cluster_ray_starts_on_this_machine(cluster: Cluster, tmp_path
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--workers=3"], "--workers=3: each needs a core; Ray's machines have too few (cores: 2)"),
+        (["--workers=3"], "--ray: each of 3 workers needs a core; Ray's machines have too few (cores: 2)"),
         (['--parameters={"top_k": "many"}'], "top_k"),
     ],
 )

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from protocol.bulk.parts import PART_BYTES, Part
-from protocol.bulk.predictor import Answer
 from protocol.bulk.rows import (
     ERROR,
     INSTANCE_COLUMNS,
@@ -29,6 +28,7 @@ from protocol.bulk.rows import (
     to_cell,
 )
 from protocol.bulk.source import Source
+from protocol.bulk.text_answerer import Answer
 from protocol.kserve_v1.predictions import render_prediction
 from protocol.output_tensors import output_name
 from runners.core.errors import InputError, brief
@@ -65,26 +65,28 @@ class TableRows(Rows):
         return self._table
 
 
-class ParquetTable(Source):
+class ParquetSource(Source):
     """A Parquet file. A part is read on from the part before it, since a group of rows is decoded from its start."""
 
-    _file: pq.ParquetFile | None = None
     _batches: Iterator[pa.RecordBatch] = iter(())
+    # What the part before has left of a batch.
+    _rest: pa.RecordBatch | None = None
     _position = 0
 
     def check_start(self) -> None:
-        schema = self._open().schema_arrow
+        with self._open() as file:
+            schema = file.schema_arrow
         names = schema.names
         check_names(names)
         for field in schema:
             _check_fields(field.name, field.type)
-        check_columns(names, self.text_column, self.written)
+        check_columns(names, self.text_column, self.answer_columns)
         if self.text_column in names and not _is_text(kind := schema.field(self.text_column).type):
             raise InputError(f"the column {self.text_column} has the type {kind}: it must have texts, lists or objects")
 
     def plan(self, part_rows: int) -> tuple[Part, ...]:
-        self.check_start()
-        metadata = self._open().metadata
+        with self._open() as file:
+            metadata = file.metadata
         count = metadata.num_rows
         size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         rows = max(1, min(part_rows, PART_BYTES * count // max(size, 1)))
@@ -97,41 +99,41 @@ class ParquetTable(Source):
 
     def read_rows(self, part: Part) -> TableRows:
         try:
-            table = pa.Table.from_batches(self._take(part.start, part.end), self._open().schema_arrow)
+            table = pa.Table.from_batches(self._take(part.start, part.end), self._file.schema_arrow)
         except (pa.ArrowException, OSError, StopIteration) as error:
             raise InputError(f"the rows from {part.line} on cannot be read: {brief(error)}") from error
         return TableRows(table, self.text_column)
 
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        return self._open()
+
     def _open(self) -> pq.ParquetFile:
-        if self._file is None:
-            # Arrow's own error of a missing file names no reason apart.
-            with open(self.path, "rb"):
-                pass
-            try:
-                self._file = pq.ParquetFile(self.path, pre_buffer=False)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"the input is not Parquet: {brief(error)}") from error
-        return self._file
+        # Arrow's own error of a missing file names no reason apart.
+        with open(self.path, "rb"):
+            pass
+        try:
+            return pq.ParquetFile(self.path, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"the input is not Parquet: {brief(error)}") from error
 
     def _take(self, start: int, end: int) -> list[pa.RecordBatch]:
         """Consecutive rows."""
         self._go_to(start)
         taken = []
         while self._position < end:
-            batch = next(self._batches)
+            batch = next(self._batches) if self._rest is None else self._rest
             first, last = self._position, self._position + batch.num_rows
-            kept = batch.slice(max(start - first, 0), min(end, last) - max(start, first)) if last > start else None
-            if kept is not None:
-                taken.append(kept)
-            if last > end:
-                self._batches = _put_back(batch.slice(end - first), self._batches)
+            if last > start:
+                taken.append(batch.slice(max(start - first, 0), min(end, last) - max(start, first)))
+            self._rest = batch.slice(end - first) if last > end else None
             self._position = min(last, end)
         return taken
 
     @cached_property
     def _group_ends(self) -> list[int]:
         """The row at which each group of rows ends."""
-        metadata = self._open().metadata
+        metadata = self._file.metadata
         return [*accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
 
     def _go_to(self, row: int) -> None:
@@ -141,13 +143,9 @@ class ParquetTable(Source):
         first = ends[group - 1] if group else 0
         if not max(first, 1) <= self._position <= row:
             groups = list(range(group, len(ends)))
-            self._batches = self._open().iter_batches(_READ_ROWS, row_groups=groups)
+            self._batches = self._file.iter_batches(_READ_ROWS, row_groups=groups)
+            self._rest = None
             self._position = first
-
-
-def _put_back(batch: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield batch
-    yield from batches
 
 
 def _read_text(record: Mapping[str, Any], text_column: str) -> TextInput | InputError:
@@ -205,7 +203,7 @@ def _to_utc(kind: pa.DataType) -> pa.DataType:
 
 
 def _simplify(kind: pa.DataType) -> pa.DataType:
-    """The type with texts instead of times and decimals, which Python's have neither the range nor the digits of."""
+    """The type with texts for times and decimals: Python's types have a smaller range and fewer digits."""
     return _replace_leaves(kind, _to_string)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from protocol.bulk.csv_table import CsvTable
+from protocol.bulk.csv_source import CsvSource
 from protocol.bulk.lines import JsonLines, TextLines
 from protocol.bulk.outputs import CsvOutput, JsonOutput, Output, ParquetOutput
 from protocol.bulk.source import Source
 from runners.core.errors import InputError
 
 _PARQUET = ".parquet"
-_SOURCES: dict[str, type[Source]] = {".jsonl": JsonLines, ".ndjson": JsonLines, ".csv": CsvTable, ".txt": TextLines}
+_SOURCES: dict[str, type[Source]] = {".jsonl": JsonLines, ".ndjson": JsonLines, ".csv": CsvSource, ".txt": TextLines}
 _OUTPUTS: dict[str, type[Output]] = {
     ".jsonl": JsonOutput,
     ".ndjson": JsonOutput,
@@ -23,19 +23,19 @@ _OUTPUTS: dict[str, type[Output]] = {
 _EXTRA = "pip install 'bentoml-huggingface-runtime[bulk]'"
 
 
-def open_source(path: Path, text_column: str, written: Collection[str]) -> Source:
+def open_source(path: Path, text_column: str, answer_columns: Collection[str]) -> Source:
     """
     Args:
-        written: the columns that the job adds.
+        answer_columns: the columns that the job adds.
 
     Raises:
         InputError: the name has another ending, or the package of its format is not installed.
     """
     if _check_ending(path, "input", (*_SOURCES, _PARQUET)) == _PARQUET:
-        from protocol.bulk.arrow import ParquetTable
+        from protocol.bulk.arrow import ParquetSource
 
-        return ParquetTable(path, text_column, written)
-    return _SOURCES[path.suffix.lower()](path, text_column, written)
+        return ParquetSource(path, text_column, answer_columns)
+    return _SOURCES[path.suffix.lower()](path, text_column, answer_columns)
 
 
 def open_output(path: Path, extra_names: Sequence[str] = ()) -> Output:

@@ -2,44 +2,38 @@
 
 The answers of each part are a file in the folder OUTPUT.parts, which has its name once it is whole; a summary beside it
 says that the part is done. When all parts are there, they are joined to OUTPUT, and the folder is removed: OUTPUT
-exists exactly if the job is done. Who runs a part needs the job and the folder alone, so that any process of any
-machine with the same files can run one.
+exists exactly if the job is done. A worker needs only the Job and the folder, so it can run in any process that sees
+the files.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
+from protocol.bulk.durable_file import TMP, add_filename, replace_file, sync
 from protocol.bulk.formats import open_output, open_source
-from protocol.bulk.outputs import count_errors
 from protocol.bulk.parts import Part, PartSummary
-from protocol.bulk.predictor import Answer, Predictor
-from protocol.bulk.rows import Rows, claim_columns
-from protocol.bulk.source import Source, describe_change, identify_file
+from protocol.bulk.rows import claim_columns
+from protocol.bulk.source import Source, changed_error, identify_file
 from runners.core.errors import InputError, list_names
 
 STREAM = "-"
-_DESCRIPTION, _LOCK, _TMP = "job.json", "lock", ".tmp"
-_JOINED = f"joined{_TMP}"
+_DESCRIPTION, _LOCK = "job.json", "lock"
+_JOINED = f"joined{TMP}"
 _SUMMARY = ".json"
 _PART_NAME = re.compile(r"\d{8}\.[a-z]+")
-# While the last texts of a part are answered, those of the next ones wait already.
-_PARTS_AT_ONCE = 8
 
 Description: TypeAlias = Mapping[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,7 @@ class Job:
         return self.output.with_name(f"{self.output.name}.parts")
 
     @property
-    def description(self) -> Path:
+    def description_path(self) -> Path:
         """What the job in the folder is."""
         return self.folder / _DESCRIPTION
 
@@ -109,9 +103,9 @@ class Job:
     def _check_absent(self) -> None:
         # A link that leads nowhere is somebody's too.
         if os.path.lexists(self.output):
-            raise self._describe_taken()
+            raise self._taken_error()
 
-    def _describe_taken(self) -> InputError:
+    def _taken_error(self) -> InputError:
         return InputError(f"{self.output} exists already: choose another --output, or move it away")
 
     def _describe(self, part_rows: int, model: Description) -> Description:
@@ -153,7 +147,7 @@ class Job:
             elif done:
                 self._check_same(found, wanted)
             self._clear(done)
-            replace_file(self.description, lambda tmp: tmp.write_text(json.dumps(wanted, indent=1)))
+            replace_file(self.description_path, lambda tmp: tmp.write_text(json.dumps(wanted, indent=1)))
             try:
                 yield
             finally:
@@ -162,22 +156,25 @@ class Job:
                     shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             lock.release()
+            # NFS keeps a removed file that is open, such as the lock, in its folder.
+            with suppress(OSError):
+                self.folder.rmdir()
 
     def _read_description(self) -> Description | None:
         """What the job in the folder is; None in a new folder."""
         try:
-            found = json.loads(self.description.read_bytes())
+            found = json.loads(self.description_path.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError:
             found = None
         if not isinstance(found, dict) or "input" not in found:
-            raise InputError(f"{self.description} is damaged: delete {self.folder} to begin again")
+            raise InputError(f"{self.description_path} is damaged: delete {self.folder} to begin again")
         return found
 
     def _check_empty(self) -> None:
         # A process that was killed may have left the beginning of a description.
-        names = sorted(each.name for each in self.folder.iterdir() if each.suffix != _TMP and each.name != _LOCK)
+        names = sorted(each.name for each in self.folder.iterdir() if each.suffix != TMP and each.name != _LOCK)
         if names:
             raise InputError(
                 f"{self.folder} is no folder of this command: it has {list_names(names, 3)}; choose another --output"
@@ -196,7 +193,7 @@ class Job:
         """Remove what is no part that is done."""
         for each in self.folder.iterdir():
             is_part = _PART_NAME.fullmatch(each.name)
-            if each.suffix == _TMP or (is_part and int(each.stem) not in done):
+            if each.suffix == TMP or (is_part and int(each.stem) not in done):
                 each.unlink()
 
     def find_done(self) -> dict[int, PartSummary]:
@@ -207,17 +204,17 @@ class Job:
             if _PART_NAME.fullmatch(name) and name.endswith(_SUMMARY):
                 with suppress(ValueError, TypeError):
                     summary = PartSummary(**json.loads((self.folder / name).read_bytes()))
-                    if self.name_part(summary.number).name in names:
+                    if self.part_path(summary.number).name in names:
                         found[summary.number] = summary
         return found
 
-    def name_part(self, number: int) -> Path:
+    def part_path(self, number: int) -> Path:
         """The file of a part's answers."""
         return self.folder / f"{number:08}{self.output.suffix.lower()}"
 
     def note_done(self, summary: PartSummary) -> None:
         """Say that a part is done, whose answers are written."""
-        path = self.name_part(summary.number).with_suffix(_SUMMARY)
+        path = self.part_path(summary.number).with_suffix(_SUMMARY)
         replace_file(path, lambda tmp: tmp.write_text(json.dumps(asdict(summary))))
 
     def finish(self, parts: int) -> None:
@@ -232,121 +229,39 @@ class Job:
         """
         description = self._read_description() or {}
         if any(description.get(name) != value for name, value in self._describe_input().items()):
-            raise describe_change(self.input)
-        paths = [self.name_part(number) for number in range(parts)]
+            raise changed_error(self.input)
+        paths = [self.part_path(number) for number in range(parts)]
         if missing := [path.name for path in paths if not path.exists()]:
             raise InputError(f"{self.folder} has lost {list_names(missing, 3)}: the same command writes it again")
         joined = self.folder / _JOINED
-        with name_file(joined):
-            open_output(self.output).merge(paths, joined)
-            _sync(joined)
+        with add_filename(joined):
+            try:
+                open_output(self.output).merge(paths, joined)
+                sync(joined)
+            except OSError:
+                joined.unlink(missing_ok=True)
+                raise
         try:
             # Unlike a renamed file it replaces none.
             os.link(joined, self.output)
         except FileExistsError:
-            raise self._describe_taken() from None
+            raise self._taken_error() from None
         except OSError:
             # A file system without links.
             self._check_absent()
             joined.rename(self.output)
-        _sync(self.output.absolute().parent)
+        # The output is whole: what fails from here on is no failure of the job.
+        with suppress(OSError):
+            sync(self.output.absolute().parent)
         self._remove_folder()
 
     def _remove_folder(self) -> None:
-        """Remove the folder, the joined file last: it tells that the job is done."""
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _JOINED):
-            path.unlink()
-        self.folder.rmdir()
+        """Remove the folder, as far as it can be, the joined file last: it tells that the job is done."""
+        with suppress(OSError):
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _JOINED):
+                path.unlink()
+            self.folder.rmdir()
 
 
 def _show(value: object) -> str:
     return json.dumps(value)[:200]
-
-
-class PartWorker:
-    """Runs parts of a job in one event loop. A part is done once its file has its name."""
-
-    def __init__(self, job: Job, predictor: Predictor) -> None:
-        self._job = job
-        self._predictor = predictor
-        self._source = None if job.is_stream else job.open_source(predictor.extra_names)
-        self._output = open_output(job.output, predictor.extra_names)
-        # One at a time: a source reads parts that follow each other.
-        self._files = ThreadPoolExecutor(1, "files")
-
-    async def run(self, part: Part) -> PartSummary:
-        """
-        Raises:
-            RunnerError: the model has died, or the input cannot be read or has changed.
-            OSError: the part cannot be written.
-        """
-        assert self._source is not None
-        rows = await self._run_in_thread(self._source.read, part)
-        summary = await self.write(part.number, rows, await self._predictor.predict(rows.texts))
-        await self._run_in_thread(self._job.note_done, summary)
-        return summary
-
-    async def write(self, number: int, rows: Rows, answers: Sequence[Answer]) -> PartSummary:
-        """Write the answers of a part.
-
-        Raises:
-            OSError: the part cannot be written.
-        """
-        path = self._job.name_part(number)
-        await self._run_in_thread(replace_file, path, lambda tmp: self._output.write(tmp, rows, answers))
-        return PartSummary(number, len(rows), count_errors(answers))
-
-    async def _run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)
-
-    def __enter__(self) -> PartWorker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # What is being written is in the folder, which may be removed next.
-        self._files.shutdown(cancel_futures=True)
-
-
-async def run_parts(parts: Sequence[Part], worker: PartWorker, on_done: Callable[[PartSummary], None]) -> None:
-    """Run parts, some at once, so that the texts of the next ones always wait for the model.
-
-    Raises:
-        ExceptionGroup: of the errors of `PartWorker.run`.
-    """
-    waiting = iter(parts)
-
-    async def run_some() -> None:
-        for part in waiting:
-            on_done(await worker.run(part))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(_PARTS_AT_ONCE, len(parts))):
-            group.create_task(run_some())
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that has its name once it is whole and on the disk."""
-    tmp = path.with_name(f"{path.name}.{os.getpid()}{_TMP}")
-    with name_file(path):
-        write(tmp)
-        _sync(tmp)
-        tmp.rename(path)
-
-
-@contextmanager
-def name_file(path: Path) -> Iterator[None]:
-    """Name the file in errors that name none, such as that of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

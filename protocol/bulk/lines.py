@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from protocol.bulk.parts import Part, PartPlanner
-from protocol.bulk.rows import RecordRows, check_columns, read_text
+from protocol.bulk.rows import RecordRows, check_columns, find_taken, read_text
 from protocol.bulk.source import Source
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
@@ -80,12 +80,12 @@ class TextLines(Lines):
 class JsonLines(Lines):
     """A JSON value a line: an object, whose members are columns, or an instance of V1."""
 
-    def __init__(self, path: Path, text_column: str, written: Collection[str]) -> None:
-        super().__init__(path, text_column, written)
-        self._quoted = tuple(b'"%b"' % name.encode() for name in written)
+    def __init__(self, path: Path, text_column: str, answer_columns: Collection[str]) -> None:
+        super().__init__(path, text_column, answer_columns)
+        self._quoted = tuple(b'"%b"' % name.encode() for name in answer_columns)
 
     def parse(self, line: bytes, number: int) -> Parsed:
-        return parse_json(line, number, self.text_column, self.written)
+        return parse_json(line, number, self.text_column, self.answer_columns)
 
     def check(self, line: bytes, number: int) -> None:
         if not any(name in line for name in self._quoted):
@@ -94,18 +94,11 @@ class JsonLines(Lines):
             value = orjson.loads(line)
         except ValueError:
             return
-        if isinstance(value, dict) and (taken := [name for name in self.written if name in value]):
-            raise InputError(f"line {number} has a column {taken[0]} already, which the output would have: rename it")
+        if isinstance(value, dict) and (taken := find_taken(value, self.answer_columns)):
+            raise InputError(f"line {number} {taken}")
 
     def check_first(self, line: bytes, number: int) -> None:
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise InputError(f"{_describe_error(error, number)}: JSON lines have a value on each line") from None
-        if isinstance(value, dict):
-            check_columns(value, self.text_column, self.written)
-        elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-            raise InputError(f"line {number} is a list of objects: JSON lines have each on a line of its own")
+        check_first_json(line, number, self.text_column, self.answer_columns)
 
 
 def skip_bom(file: BufferedReader) -> int:
@@ -162,7 +155,23 @@ def parse_text(line: bytes, number: int, text_column: str) -> Parsed:
     return {text_column: text}, None, TextInput(text)
 
 
-def parse_json(line: bytes, number: int, text_column: str, written: Collection[str]) -> Parsed:
+def check_first_json(line: bytes, number: int, text_column: str, answer_columns: Collection[str]) -> None:
+    """Check the first line that is not empty.
+
+    Raises:
+        InputError: the line is not JSON, or a list of objects, or its columns are wrong.
+    """
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{_describe_error(error, number)}: JSON lines have a value on each line") from None
+    if isinstance(value, dict):
+        check_columns(value, text_column, answer_columns)
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        raise InputError(f"line {number} is a list of objects: JSON lines have each on a line of its own")
+
+
+def parse_json(line: bytes, number: int, text_column: str, answer_columns: Collection[str]) -> Parsed:
     """The row of a line of JSON; one that cannot be read has no columns."""
     line = line.strip()
     try:
@@ -173,8 +182,8 @@ def parse_json(line: bytes, number: int, text_column: str, written: Collection[s
         return {}, None, InputError(f"line {number} has lists and objects of more than {_MOST_LEVELS} levels")
     is_object = isinstance(value, dict)
     record = value if is_object else {text_column: value}
-    if taken := [name for name in written if name in record]:
-        return {}, None, InputError(f"line {number} has a column {taken[0]}, which the output has")
+    if taken := find_taken(record, answer_columns):
+        return {}, None, InputError(f"line {number} {taken}")
     try:
         text: TextInput | InputError = read_text(record, text_column)
     except InputError as error:

@@ -16,7 +16,7 @@ _DECIDING = ("predictor_host", "matmul_precision", "max_text_characters", "max_w
 _NAMES = frozenset({"model_name", "model_dir", "model_id"})
 
 
-def describe_model(model: ModelDeclaration) -> dict[str, Any]:
+def describe_job_model(model: ModelDeclaration) -> dict[str, Any]:
     """What decides the answers to a text: the model and its arguments, of which nothing is secret."""
     arguments = model.arguments
     names = {*ModelArguments.model_fields, *AnswerArguments.model_fields, *_DECIDING} - _NAMES

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from protocol.bulk.csv_table import make_reader
-from protocol.bulk.predictor import Answer
-from protocol.bulk.rows import ERROR, PREDICTION, Rows, dump_json, list_written, to_cell
+from protocol.bulk.csv_source import make_reader
+from protocol.bulk.rows import ERROR, PREDICTION, Rows, dump_json, list_answer_columns, to_cell
+from protocol.bulk.text_answerer import Answer
 from protocol.kserve_v1.predictions import render_prediction
 from protocol.output_tensors import output_name
 from runners.core.errors import InputError
@@ -64,7 +64,7 @@ class CsvOutput(Output):
     """CSV, whose cells are texts, or JSON of other values."""
 
     def write(self, path: Path, rows: Rows, answers: Sequence[Answer]) -> None:
-        names = (*rows.names, *list_written(self.extra_names))
+        names = (*rows.names, *list_answer_columns(self.extra_names))
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = _CsvWriter(file)
             writer.write(names)
@@ -74,9 +74,9 @@ class CsvOutput(Output):
 
     def merge(self, paths: Sequence[Path], target: Path) -> None:
         headers = [_read_header(path) for path in paths]
-        written = headers[0][headers[0].index(PREDICTION) :]
-        names = dict.fromkeys(name for header in headers for name in header if name not in written)
-        header = [*names, *written]
+        answer_columns = headers[0][headers[0].index(PREDICTION) :]
+        names = dict.fromkeys(name for header in headers for name in header if name not in answer_columns)
+        header = [*names, *answer_columns]
         with open(target, "w", encoding="utf-8", newline="") as joined:
             writer = _CsvWriter(joined)
             writer.write(header)

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from protocol.bulk.job import Job, PartWorker
+from protocol.bulk.job import Job
+from protocol.bulk.part_worker import PartWorker
 from protocol.bulk.parts import Part, PartSummary
-from runners.core.errors import ArgumentsError, RunnerError, log_failure, one_line, refer_to
+from runners.core.errors import ArgumentsError, RunnerError, describe_os_error, log_failure, one_line, refer_to
 from runners.core.machine import count_cores
 
 _EXTRA = "pip install 'bentoml-huggingface-runtime[ray]'"
@@ -91,7 +92,7 @@ class RayWorkers:
                 "job": self.job,
                 "open_worker": self.open_worker,
                 "cores": cores,
-                "sizes": {path: path.stat().st_size for path in (self.job.input, self.job.description)},
+                "sizes": {path: path.stat().st_size for path in (self.job.input, self.job.description_path)},
             },
         )
 
@@ -161,7 +162,7 @@ def share_cores(machines: Sequence[Mapping[str, float]], workers: int, gpus: int
             return cores
     total, total_gpus = (sum(int(machine.get(kind, 0)) for machine in machines) for kind in ("CPU", "GPU"))
     needs, has = ("a core", f"cores: {total}") if not gpus else (f"a core and GPUs: {gpus}", f"GPUs: {total_gpus}")
-    raise ArgumentsError(f"--workers={workers}: each needs {needs}; Ray's machines have too few ({has})")
+    raise ArgumentsError(f"--ray: each of {workers} workers needs {needs}; Ray's machines have too few ({has})")
 
 
 class _Actor:
@@ -204,7 +205,7 @@ class _Actor:
         return summary
 
     async def _open(self) -> PartWorker:
-        # It is kept, for it is open as long as it lives: this process ends when Ray ends it.
+        # Kept, because a collected context manager would close the model. Ray ends this process.
         self._context = self._open_worker(max(1, count_cores() // self._cores))
         return await self._context.__aenter__()
 
@@ -237,8 +238,8 @@ def count_try(path: Path, part: Part) -> int:
         count = file.tell()
     if count > _MOST_TRIES:
         raise RunnerError(
-            f"{_MOST_TRIES} workers have died while they answered the {part.rows} rows from line {part.line} on: they "
-            "may have too little memory"
+            f"{_MOST_TRIES} workers have died while they loaded the model or answered the {part.rows} rows from line "
+            f"{part.line} on: they may have too little memory"
         )
     return count
 
@@ -247,6 +248,6 @@ def _describe(error: Exception) -> str:
     if isinstance(error, RunnerError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename or 'a file'} on {socket.gethostname()}: {error.strerror or one_line(error)}"
+        return f"{describe_os_error(error)} (on {socket.gethostname()})"
     log_failure(error, "a part cannot be answered")
     return f"an unexpected error on {socket.gethostname()}, which its log has (reference {refer_to(error)})"

@@ -87,18 +87,31 @@ class RecordRows(Rows):
     def to_records(self) -> Sequence[Mapping[str, Any]]:
         return self._records
 
+    def list_lines(self) -> Sequence[bytes | None]:
+        """The rows as they stand in their file; None for one that is to be rendered."""
+        return self._json or [None] * len(self)
+
     def to_json(self) -> list[bytes]:
-        if not self._json:
-            return super().to_json()
         return [
-            dump_json(record) if json is None else json for json, record in zip(self._json, self._records, strict=True)
+            dump_json(record) if line is None else line
+            for line, record in zip(self.list_lines(), self._records, strict=True)
         ]
 
 
-NO_ROWS = RecordRows((), ())
+def join_rows(groups: Sequence[RecordRows]) -> RecordRows:
+    """The rows of groups of one stream."""
+    return RecordRows(
+        [record for rows in groups for record in rows.to_records()],
+        [text for rows in groups for text in rows.texts],
+        [line for rows in groups for line in rows.list_lines()],
+    )
 
 
-def list_written(extra_names: Sequence[str] = ()) -> tuple[str, ...]:
+def count_characters(text: TextInput) -> int:
+    return len(text.text) + len(text.pair or "")
+
+
+def list_answer_columns(extra_names: Sequence[str] = ()) -> tuple[str, ...]:
     """The columns that answers have.
 
     Args:
@@ -157,11 +170,9 @@ def read_text(record: Mapping[str, Any], text_column: str) -> TextInput:
     """
     if (value := record.get(text_column)) is not None:
         pair = record.get(PAIR)
-        if isinstance(value, str):
-            if pair is None or isinstance(pair, str):
-                return TextInput(value, pair)
-            raise InputError(f"{PAIR} must be a text")
-        return _read_instance(value, text_column)
+        if pair is not None and not (isinstance(value, str) and isinstance(pair, str)):
+            raise InputError(f"{PAIR} and {text_column} must both be texts")
+        return TextInput(value, pair) if isinstance(value, str) else _read_instance(value, text_column)
     if text_column in record:
         raise InputError(f"{text_column} is empty")
     for names in _OTHERS:
@@ -185,18 +196,18 @@ def claim_columns(text_column: str, extra_names: Sequence[str] = ()) -> tuple[st
     """The columns that answers have, beside the column of texts.
 
     Args:
-        extra_names: as for `list_written`.
+        extra_names: as for `list_answer_columns`.
 
     Raises:
         InputError: the column of texts is one of them.
     """
-    written = list_written(extra_names)
-    if text_column in written:
+    answer_columns = list_answer_columns(extra_names)
+    if text_column in answer_columns:
         raise InputError(
             f"--text_column={text_column}: the output has a column {text_column} of its own, as it has "
-            f"{list_names([name for name in written if name != text_column])}: rename that of the texts"
+            f"{list_names([name for name in answer_columns if name != text_column])}: rename that of the texts"
         )
-    return written
+    return answer_columns
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -213,17 +224,23 @@ def find_twice(names: Sequence[str]) -> str | None:
     return next((name for position, name in enumerate(names) if name in names[:position]), None)
 
 
-def check_columns(columns: Collection[str], text_column: str, written: Collection[str]) -> None:
+def find_taken(columns: Collection[str], answer_columns: Collection[str]) -> str | None:
+    """What is wrong with columns of which the answers have one."""
+    name = next((name for name in answer_columns if name in columns), None)
+    return name and f"has a column {name} already, which the output would have: rename it"
+
+
+def check_columns(columns: Collection[str], text_column: str, answer_columns: Collection[str]) -> None:
     """Check the columns of a file, or of its first row.
 
     Args:
-        written: the columns that the job adds.
+        answer_columns: the columns that the job adds.
 
     Raises:
         InputError: there is no column of texts, or one that the job would write.
     """
-    if taken := [name for name in written if name in columns]:
-        raise InputError(f"the input has a column {taken[0]} already, which the output would have: rename it")
+    if taken := find_taken(columns, answer_columns):
+        raise InputError(f"the input {taken}")
     if text_column not in columns and not any({*names} <= {*columns} for names in _OTHERS):
         raise InputError(_describe_missing(columns, text_column))
 

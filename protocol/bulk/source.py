@@ -16,13 +16,13 @@ class Source(ABC):
 
     Attributes:
         text_column: the column of texts.
-        written: the columns that the job adds, which the file must not have.
+        answer_columns: the columns that the job adds, which the file must not have.
     """
 
-    def __init__(self, path: Path, text_column: str, written: Collection[str]) -> None:
+    def __init__(self, path: Path, text_column: str, answer_columns: Collection[str]) -> None:
         self.path = path
         self.text_column = text_column
-        self.written = tuple(written)
+        self.answer_columns = tuple(answer_columns)
 
     @abstractmethod
     def check_start(self) -> None:
@@ -48,7 +48,7 @@ class Source(ABC):
         """
         rows = self.read_rows(part)
         if len(rows) != part.rows:
-            raise describe_change(self.path)
+            raise changed_error(self.path)
         return rows
 
     @abstractmethod
@@ -62,6 +62,8 @@ def identify_file(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def describe_change(path: Path) -> InputError:
+def changed_error(path: Path) -> InputError:
     """The error of an input in which the places of the parts are no longer true."""
-    return InputError(f"{path} has changed during the job, which must begin again")
+    return InputError(
+        f"{path} has changed during the job: begin again with another --output, or delete the folder of the parts"
+    )

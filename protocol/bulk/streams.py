@@ -8,12 +8,21 @@ import select
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TypeVar
 
-from protocol.bulk.lines import BOM, LONGEST_LINE, Parsed, describe_long_line, parse_json, parse_lines, parse_text
-from protocol.bulk.predictor import Answer, Predictor
+from protocol.bulk.lines import (
+    BOM,
+    LONGEST_LINE,
+    Parsed,
+    check_first_json,
+    describe_long_line,
+    parse_json,
+    parse_lines,
+    parse_text,
+)
 from protocol.bulk.rows import RecordRows, Rows, is_utf8, replace_bytes
-from protocol.bulk.source import Source, describe_change, identify_file
+from protocol.bulk.source import Source, changed_error, identify_file
+from protocol.bulk.text_answerer import Answer, TextAnswerer
 from runners.core.errors import InputError, brief
 from runners.core.predictions import TextInput
 
@@ -24,16 +33,18 @@ _READ_BYTES = 2**16
 _WAITING_GROUPS = 16
 _AT_ONCE = 16
 
-WriteRows: TypeAlias = Callable[[Rows, Sequence[Answer]], Awaitable[None]]
+R = TypeVar("R", bound=Rows)
 
 
-async def answer_rows(groups: AsyncIterator[Rows], predictor: Predictor, write: WriteRows) -> None:
+async def answer_rows(
+    groups: AsyncIterator[R], answerer: TextAnswerer, write: Callable[[R, Sequence[Answer]], Awaitable[None]]
+) -> None:
     """Answer groups of rows, several at once, and write the answers in order.
 
     Raises:
         ExceptionGroup: of a RunnerError, if the model has died or the input cannot be read, or of what `write` raises.
     """
-    running: asyncio.Queue[tuple[Rows, asyncio.Task[list[Answer]]] | None] = asyncio.Queue(_AT_ONCE)
+    running: asyncio.Queue[tuple[R, asyncio.Task[list[Answer]]] | None] = asyncio.Queue(_AT_ONCE)
 
     async def write_all() -> None:
         while (answered := await running.get()) is not None:
@@ -43,7 +54,7 @@ async def answer_rows(groups: AsyncIterator[Rows], predictor: Predictor, write: 
     async with asyncio.TaskGroup() as group:
         group.create_task(write_all())
         async for rows in groups:
-            await running.put((rows, group.create_task(predictor.predict(rows.texts))))
+            await running.put((rows, group.create_task(answerer.answer(rows.texts))))
         await running.put(None)
 
 
@@ -51,16 +62,17 @@ async def read_parts(source: Source, part_rows: int) -> AsyncIterator[Rows]:
     """The rows of a file, in its parts.
 
     Raises:
-        InputError: as `Source.plan` and `Source.read`.
+        InputError: as of `Source`.
     """
     found = identify_file(source.path)
+    source.check_start()
     for part in await asyncio.to_thread(source.plan, part_rows):
         yield await asyncio.to_thread(source.read, part)
     if identify_file(source.path) != found:
-        raise describe_change(source.path)
+        raise changed_error(source.path)
 
 
-async def give_texts(texts: Sequence[str], text_column: str) -> AsyncIterator[Rows]:
+async def give_texts(texts: Sequence[str], text_column: str) -> AsyncIterator[RecordRows]:
     """Rows of texts that are in memory."""
     for start in range(0, len(texts), _LINES_AT_ONCE):
         some = texts[start : start + _LINES_AT_ONCE]
@@ -70,28 +82,32 @@ async def give_texts(texts: Sequence[str], text_column: str) -> AsyncIterator[Ro
         )
 
 
-async def read_stream(descriptor: int, text_column: str, written: Sequence[str]) -> AsyncIterator[Rows]:
+async def read_stream(descriptor: int, text_column: str, answer_columns: Sequence[str]) -> AsyncIterator[RecordRows]:
     """The rows of a stream of lines, which are JSON if the first one that is not empty is.
 
     Args:
         descriptor: that of the stream.
-        written: the columns that the answers add.
+        answer_columns: the columns that the answers add.
 
     Raises:
-        InputError: the stream cannot be read, or a line is too long.
+        InputError: the stream cannot be read, a line is too long, or the first row is wrong as that of a file can be.
     """
     number, parse = 1, None
     async for group in _StreamLines(descriptor).read():
-        if parse is None and (first := next((line for line in group if line.strip()), None)) is not None:
-            parse = _choose_parser(first, text_column, written)
+        first = next((place for place, line in enumerate(group) if line.strip()), None) if parse is None else None
+        if first is not None:
+            parse = _choose_parser(group[first], number + first, text_column, answer_columns)
         if parse is not None and len(rows := parse_lines(enumerate(group, number), parse)):
             yield rows
         number += len(group)
 
 
-def _choose_parser(line: bytes, text_column: str, written: Sequence[str]) -> Callable[[bytes, int], Parsed]:
-    if line.lstrip()[:1] in (b"{", b"[", b'"'):
-        return lambda line, number: parse_json(line, number, text_column, written)
+def _choose_parser(
+    first: bytes, number: int, text_column: str, answer_columns: Sequence[str]
+) -> Callable[[bytes, int], Parsed]:
+    if first.lstrip()[:1] in (b"{", b"[", b'"'):
+        check_first_json(first, number, text_column, answer_columns)
+        return lambda line, number: parse_json(line, number, text_column, answer_columns)
     return lambda line, number: parse_text(line, number, text_column)
 
 

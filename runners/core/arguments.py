@@ -33,9 +33,9 @@ from runners.core.engine_arguments import EngineArgument, split_words
 
 logger = logging.getLogger(__name__)
 
-# Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
 # The arguments that hold API keys, or name a file of them.
 KEY_ARGUMENTS = ("api_key", "api_key_file", "admin_api_key", "admin_api_key_file")
+# Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
 _SPECIFIC_REASONS = {"max_log_len": "prompts are logged only with --log_inputs"}
 
 

@@ -164,6 +164,10 @@ class PredictorRefusalError(PredictorError):
     """The predictor refuses the tensors of this batch; it may accept those of a smaller one."""
 
 
+class OutputClosedError(RunnerError):
+    """The reader of the standard output has closed it."""
+
+
 class UnexpectedError(Exception):
     """An unexpected error in the form that is logged; the message is the type's name."""
 
@@ -202,6 +206,12 @@ def log_failure(error: Exception, what: str = "a request failed") -> None:
 def brief(error: Exception) -> str:
     """The message of a library's error in one line of at most 200 characters."""
     return one_line(error)[:200] or type(error).__name__
+
+
+def describe_os_error(error: OSError) -> str:
+    """The file, if the error names one, and the reason."""
+    reason = error.strerror or one_line(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def one_line(error: Exception) -> str:

@@ -6,16 +6,22 @@ import os
 import sys
 
 
-def open_closed_streams() -> None:
-    """Open the standard streams that are closed, on /dev/null: another file would get the number of one."""
+def open_closed_streams() -> list[int]:
+    """Open the standard streams that are closed, on /dev/null: another file would get the number of one.
+
+    Returns:
+        The descriptors of those that were closed.
+    """
+    closed = []
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             # The lowest number that is free.
-            os.open(os.devnull, os.O_RDWR)
+            closed.append(os.open(os.devnull, os.O_RDWR))
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+    return closed
 
 
 def keep_output() -> int:

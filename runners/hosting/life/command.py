@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import uvloop
 
+from runners.core.errors import OutputClosedError
 from runners.hosting.life.signals import STOP_SIGNALS
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -57,7 +58,7 @@ def run_work(work: Callable[[], Coroutine[Any, Any, None]], on_signal: OnSignal)
         if runner.signal is not None:
             return 128 + runner.signal
         cause = _find_cause(error)
-        if isinstance(cause, BrokenPipeError):
+        if isinstance(cause, OutputClosedError):
             return _BROKEN_PIPE
         raise cause from None
     return None
@@ -103,7 +104,11 @@ def raise_on_signal(on_signal: OnSignal) -> Iterator[None]:
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
-    yield
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, _end)
 
 
 def _find_cause(error: BaseException) -> BaseException:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from protocol.bulk.formats import open_output, open_source
-from protocol.bulk.predictor import Answer
-from protocol.bulk.rows import list_written
+from protocol.bulk.rows import list_answer_columns
+from protocol.bulk.text_answerer import Answer
 from runners.core.errors import InputError
 from runners.core.predictions import MAIN, Prediction, Text, TextInput
 
@@ -17,7 +17,7 @@ Read = tuple[Mapping[str, Any], TextInput | str]
 
 def read_file(path: Path, part_rows: int, text_column: str = "text") -> list[Read]:
     """Each row of a file that is read in parts: its columns, and its text or its error."""
-    source = open_source(path, text_column, list_written())
+    source = open_source(path, text_column, list_answer_columns())
     source.check_start()
     parts = source.plan(part_rows)
     assert all(part.rows <= part_rows for part in parts)
@@ -39,7 +39,7 @@ def upper(texts: Sequence[TextInput | InputError]) -> list[Answer]:
 
 def answer_file(source_path: Path, target: Path, part_rows: int) -> None:
     """Answer a file in parts, and join them."""
-    source, output = open_source(source_path, "text", list_written()), open_output(target)
+    source, output = open_source(source_path, "text", list_answer_columns()), open_output(target)
     paths = []
     for part in source.plan(part_rows):
         rows = source.read(part)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.bulk.formats import open_output, open_source
-from protocol.bulk.rows import list_written
+from protocol.bulk.rows import list_answer_columns
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
 from tests.protocol.bulk.files import answer_file, read_file
@@ -95,10 +95,16 @@ def test_parquet_in_parts(texts: list[str | None], groups: int, part_rows: int, 
     assert found == read_file(path, 1000)
     assert [record["text"] for record, _ in found] == texts
     # A part is read alone, too, and before those that come before it.
-    source = open_source(path, "text", list_written())
+    source = open_source(path, "text", list_answer_columns())
     parts = source.plan(part_rows)
     for part in (*parts[start % len(parts) :], *parts):
         assert [record["id"] for record in source.read(part).to_records()] == [*range(part.start, part.end)]
+
+
+def test_many_parts_of_one_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [str(row) for row in range(3_000)]}), path)
+    assert [record["text"] for record, _ in read_file(path, 1)] == [str(row) for row in range(3_000)]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,10 @@ def test_parquet_in_parts(texts: list[str | None], groups: int, part_rows: int, 
         (b'{"text": 5}', "line 3: text must be a text"),
         (b"5", "line 3: text must be a text"),
         (b'{"other": 1}', "line 3: there is no column text"),
-        (b'{"text": "a", "predict\\u0069on": 1}', "line 3 has a column prediction, which the output has"),
+        (
+            b'{"text": "a", "predict\\u0069on": 1}',
+            "line 3 has a column prediction already, which the output would have: rename it",
+        ),
     ],
 )
 def test_a_wrong_line_of_json(line: bytes, error: str, tmp_path: Path) -> None:
@@ -124,8 +133,16 @@ def test_a_wrong_line_of_json(line: bytes, error: str, tmp_path: Path) -> None:
     ("line", "record", "error"),
     [
         (b"a", {"text": "a"}, "line 4 has 1 fields, and the first row has 2"),
-        (b"a,1,2", {"text": "a", "id": "1"}, "line 4 has 3 fields, and the first row has 2: the last 1 is left out"),
-        (b"a,1,2,3", {"text": "a", "id": "1"}, "line 4 has 4 fields, and the first row has 2: the last 2 are left out"),
+        (
+            b"a,1,2",
+            {"text": "a", "id": "1"},
+            "line 4 has 3 fields, and the first row has 2: the output lacks the last 1",
+        ),
+        (
+            b"a,1,2,3",
+            {"text": "a", "id": "1"},
+            "line 4 has 4 fields, and the first row has 2: the output lacks the last 2",
+        ),
         (b"a,\rb", {}, "line 4 is not CSV: it has a carriage return that is not in quotes"),
         (b"\xff,1", {"text": "\ufffd", "id": "1"}, "line 4 is not UTF-8"),
     ],
@@ -190,7 +207,7 @@ def test_a_line_of_another_format_is_not_read_into_memory(tmp_path: Path, monkey
 
 
 def test_a_quote_that_is_never_closed_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocol.bulk.csv_table.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("protocol.bulk.csv_source.LONGEST_LINE", 2**20)
     path = tmp_path / "a.csv"
     path.write_bytes(b'text\na\n"' + b"b\n" * 2**20)
     with pytest.raises(InputError, match="the row of line 3 has more than 1 MiB: a quote in it is never closed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import pickle
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from protocol.bulk.job import Job, PartWorker, run_parts
+from protocol.bulk.job import Job
+from protocol.bulk.part_worker import PartWorker, run_parts
 from protocol.bulk.parts import Part, PartSummary
-from protocol.bulk.predictor import Predictor
+from protocol.bulk.text_answerer import TextAnswerer
 from runners.core.errors import InputError
 from tests.protocol.conftest import Run
 from tests.served import Served
@@ -46,7 +49,7 @@ def run_some(served: Served, job: Job, parts: list[Part]) -> list[PartSummary]:
 
     async def run_all() -> list[PartSummary]:
         done: list[PartSummary] = []
-        with PartWorker(pickle.loads(pickle.dumps(job)), Predictor(served.runner, {}, served.arguments)) as worker:
+        with PartWorker(pickle.loads(pickle.dumps(job)), TextAnswerer(served.runner, {}, served.arguments)) as worker:
             await run_parts(parts, worker, done.append)
         return done
 
@@ -62,7 +65,7 @@ def test_a_job_in_two_processes_with_a_break(served: Served, job: Job) -> None:
         assert not job.output.exists()
     # A process that was killed while it wrote.
     (job.folder / "00000001.jsonl.7.tmp").write_text("{")
-    job.name_part(2).write_text("{}\n")
+    job.part_path(2).write_text("{}\n")
     job.check()
     with job.open(4, MODEL):
         assert sorted(path.name for path in job.folder.iterdir()) == [
@@ -138,7 +141,7 @@ def test_what_a_stream_leaves_is_removed(tmp_path: Path) -> None:
     job = Job(Path("-"), tmp_path / "out.jsonl", "text", {})
     job.folder.mkdir()
     (job.folder / "job.json").write_text('{"input": "-"}')
-    job.name_part(0).write_text("{}\n")
+    job.part_path(0).write_text("{}\n")
     with job.open(4, MODEL):
         assert not job.find_done()
     assert not job.folder.exists()
@@ -166,8 +169,8 @@ def replace_input(job: Job) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (replace_input, r"in.jsonl has changed during the job, which must begin again"),
-        (lambda job: job.name_part(3).unlink(), r"out.jsonl.parts has lost 00000003.jsonl: the same command writes it"),
+        (replace_input, r"in.jsonl has changed during the job: begin again"),
+        (lambda job: job.part_path(3).unlink(), r"out.jsonl.parts has lost 00000003.jsonl: the same command writes it"),
         (lambda job: job.output.write_text("mine"), r"out.jsonl exists already: choose another --output, or move it"),
         (lambda job: job.output.symlink_to("nowhere"), r"out.jsonl exists already"),
     ],
@@ -187,10 +190,27 @@ def test_nothing_is_joined_after_a_change_during_the_job(
 
 def test_a_part_of_other_rows_ends_the_job(served: Served, job: Job) -> None:
     parts = job.plan(4)
-    job.input.write_text(job.input.read_text().replace("\n", " "))
+    first, others = job.input.read_text().split("\n", 1)
+    job.input.write_text(f"{first}\n{others.replace(chr(10), ' ')}")
     with pytest.raises(ExceptionGroup) as raised, job.open(4, MODEL):
         run_some(served, job, [*parts])
-    assert str(raised.value.exceptions[0]).endswith("in.jsonl has changed during the job, which must begin again")
+    assert str(raised.value.exceptions[0]).startswith(f"{job.input} has changed during the job: begin again")
+
+
+def test_a_folder_that_cannot_be_removed_at_the_end(served: Served, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS keeps the open file of the lock in it: the output is whole all the same."""
+
+    def refuse(path: object, **_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    parts = job.plan(4)
+    with job.open(4, MODEL):
+        run_some(served, job, [*parts])
+        monkeypatch.setattr("os.rmdir", refuse)
+        job.finish(len(parts))
+    monkeypatch.undo()
+    assert len(job.output.read_text().splitlines()) == ROWS
+    assert [*job.folder.iterdir()] == []
 
 
 def test_a_part_that_is_written_again_is_in_one_file(served: Served, job: Job) -> None:
@@ -198,7 +218,7 @@ def test_a_part_that_is_written_again_is_in_one_file(served: Served, job: Job) -
     parts = job.plan(4)
     with job.open(4, MODEL):
         run_some(served, job, [*parts])
-        job.name_part(1).write_text('{"id": "old"}\n')
+        job.part_path(1).write_text('{"id": "old"}\n')
         run_some(served, job, [parts[1]])
         job.finish(len(parts))
     assert [json.loads(line)["id"] for line in job.output.read_text().splitlines()] == [*range(ROWS)]
@@ -207,7 +227,7 @@ def test_a_part_that_is_written_again_is_in_one_file(served: Served, job: Job) -
 @pytest.mark.parametrize("content", ["[]", "{}", "{", "5"])
 def test_a_damaged_description(content: str, job: Job) -> None:
     job.folder.mkdir()
-    job.description.write_text(content)
+    job.description_path.write_text(content)
     with pytest.raises(InputError, match=r"job.json is damaged: delete .*out.jsonl.parts to begin again"):
         job.open(4, MODEL).__enter__()
 
@@ -235,7 +255,7 @@ def test_it_is_killed_while_parts_are_joined(job: Job) -> None:
     lines = [json.dumps({"id": number, "text": "a" * 50_000}) + "\n" for number in range(parts)]
     with job.open(4, MODEL):
         for number, line in enumerate(lines):
-            job.name_part(number).write_text(line)
+            job.part_path(number).write_text(line)
             job.note_done(PartSummary(number, 1, 0))
     program = f"import pickle; pickle.loads({pickle.dumps(job)!r}).finish({parts})"
     with subprocess.Popen([sys.executable, "-c", program]) as process:
@@ -253,14 +273,16 @@ def test_it_is_killed_while_parts_are_joined(job: Job) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_a_full_disk_is_named(ending: str, served: Served, job: Job) -> None:
+def test_a_full_disk_is_named(ending: str, served: Served, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(job.input, job.output.with_suffix(f".{ending}"), "text", {})
     parts = job.plan(4)
     with job.open(4, MODEL):
         # Each write to it fails so.
-        job.name_part(0).with_name(f"{job.name_part(0).name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+        monkeypatch.setattr("protocol.bulk.durable_file.uuid4", lambda: UUID(int=7))
+        path = job.part_path(0)
+        path.with_name(f"{path.name}.{UUID(int=7).hex}.tmp").symlink_to("/dev/full")
         with pytest.raises(ExceptionGroup) as raised:
             run_some(served, job, [parts[0]])
     error = raised.value.exceptions[0]
     assert isinstance(error, OSError)
-    assert error.filename == str(job.name_part(0))
+    assert error.filename == str(job.part_path(0))

@@ -47,8 +47,8 @@ def test_workers_get_equal_parts_of_the_cores(
 @pytest.mark.parametrize(
     ("machines", "gpus", "error"),
     [
-        ([{"CPU": 2.0}], 0, r"--workers=3: each needs a core; Ray's machines have too few \(cores: 2\)"),
-        ([_GPUS], 1, r"--workers=3: each needs a core and GPUs: 1; Ray's machines have too few \(GPUs: 2\)"),
+        ([{"CPU": 2.0}], 0, r"--ray: each of 3 workers needs a core; Ray's machines have too few \(cores: 2\)"),
+        ([_GPUS], 1, r"--ray: each of 3 workers needs a core and GPUs: 1; Ray's machines have too few \(GPUs: 2\)"),
         ([], 0, r"cores: 0"),
     ],
 )
@@ -69,7 +69,9 @@ def test_a_machine_must_see_the_same_files(tmp_path: Path) -> None:
 def test_a_part_that_kills_workers_ends_the_job(tmp_path: Path) -> None:
     path, part = tmp_path / "tries", Part(3, 0, 10, 1024, 3073)
     assert [count_try(path, part) for _ in range(4)] == [1, 2, 3, 4]
-    with pytest.raises(RunnerError, match="4 workers have died while they answered the 1024 rows from line 3073 on"):
+    with pytest.raises(
+        RunnerError, match="4 workers have died while they loaded the model or answered the 1024 rows from line 3073 on"
+    ):
         count_try(path, part)
 
 

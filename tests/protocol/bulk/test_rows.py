@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.bulk.rows import check_columns, claim_columns, list_written, read_text, to_cell
+from protocol.bulk.rows import check_columns, claim_columns, list_answer_columns, read_text, to_cell
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
 
@@ -48,7 +48,8 @@ def test_text(record: dict[str, Any], text: TextInput) -> None:
             {"text": {"question": "a"}},
             "text must have either text, which text_pair may follow, or words, or question and context",
         ),
-        ({"text": "a", "text_pair": 5}, "text_pair must be a text"),
+        ({"text": "a", "text_pair": 5}, "text_pair and text must both be texts"),
+        ({"text": ["a", "b"], "text_pair": "c"}, "text_pair and text must both be texts"),
         (
             {"question": "a", "context": 5},
             "question and context is not as expected: Expected `str`, got `int` - at `$.context`",
@@ -65,7 +66,7 @@ def test_wrong_row(record: dict[str, Any], error: str) -> None:
 @pytest.mark.parametrize("name", ["prediction", "error", "offset_mapping"])
 def test_a_column_that_answers_have(name: str) -> None:
     with pytest.raises(InputError, match=f"the input has a column {name} already"):
-        check_columns(["text", name], "text", list_written(["offset_mapping"]))
+        check_columns(["text", name], "text", list_answer_columns(["offset_mapping"]))
 
 
 @pytest.mark.parametrize("name", ["prediction", "error", "offset_mapping"])

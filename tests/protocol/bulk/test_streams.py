@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from protocol.bulk.formats import open_source
-from protocol.bulk.rows import Rows, list_written
+from protocol.bulk.rows import Rows, list_answer_columns
 from protocol.bulk.streams import give_texts, read_parts, read_stream
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput
@@ -44,7 +44,7 @@ def read_all(content: bytes, blocks: bool = True) -> list[tuple[Any, TextInput |
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        return collect(read_stream(reader, "text", list_written()))
+        return collect(read_stream(reader, "text", list_answer_columns()))
     finally:
         os.close(reader)
         thread.join()
@@ -79,7 +79,7 @@ def test_a_stream_that_cannot_be_read(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(InputError, match="the standard input cannot be read: Is a directory"):
-            collect(read_stream(descriptor, "text", list_written()))
+            collect(read_stream(descriptor, "text", list_answer_columns()))
     finally:
         os.close(descriptor)
 
@@ -90,13 +90,13 @@ def test_a_file_that_changes_meanwhile(change: str, tmp_path: Path) -> None:
     path.write_text("a\nb\n")
 
     async def read() -> None:
-        groups = read_parts(open_source(path, "text", list_written()), 1)
+        groups = read_parts(open_source(path, "text", list_answer_columns()), 1)
         assert len(await anext(groups)) == 1
         path.write_text(change)
         async for _ in groups:
             pass
 
-    with pytest.raises(InputError, match=r"in.txt has changed during the job, which must begin again"):
+    with pytest.raises(InputError, match=r"in.txt has changed during the job: begin again"):
         asyncio.run(read())
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from protocol.bulk.arrow import make_table
 from protocol.bulk.formats import open_source
-from protocol.bulk.rows import list_written
+from protocol.bulk.rows import list_answer_columns
 from runners.core.errors import InputError
 from tests.protocol.bulk.files import answer_file
 
@@ -287,7 +287,7 @@ def test_the_schema_of_a_parquet_file_stays(tmp_path: Path) -> None:
 def test_the_type_of_the_texts(kind: pa.DataType, error: str | None, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.nulls(2, kind)}), tmp_path / "in.parquet")
     with pytest.raises(InputError, match=error) if error else nullcontext():
-        open_source(tmp_path / "in.parquet", "text", list_written()).check_start()
+        open_source(tmp_path / "in.parquet", "text", list_answer_columns()).check_start()
 
 
 def test_objects_with_two_fields_of_one_name(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_objects_with_two_fields_of_one_name(tmp_path: Path) -> None:
     table = pa.table({"text": ["a"], "tags": pa.ListArray.from_arrays([0, 1], inner)})
     pq.write_table(table, tmp_path / "in.parquet")
     with pytest.raises(InputError, match="the objects of the column tags have two fields 'x': rename one"):
-        open_source(tmp_path / "in.parquet", "text", list_written()).check_start()
+        open_source(tmp_path / "in.parquet", "text", list_answer_columns()).check_start()
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -306,8 +306,8 @@ def test_times_of_an_unknown_zone_are_in_utc(ending: str, tmp_path: Path) -> Non
     pq.write_table(table, tmp_path / "in.parquet")
     answer_file(tmp_path / "in.parquet", tmp_path / f"out.{ending}", 9)
     first, second = read_rows(tmp_path / f"out.{ending}")
-    assert first["at"] == "1970-01-01 00:00:00Z"
-    assert "1970-01-01 00:00:00Z" in first["log"]
+    assert first["at"] == "1970-01-01 00:00:00.000Z"
+    assert "1970-01-01 00:00:00.000Z" in first["log"]
     assert not second["at"]
 
 

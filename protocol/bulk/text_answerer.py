@@ -9,6 +9,7 @@ from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, 
 from math import isqrt
 from typing import Any, TypeAlias, TypeVar
 
+from protocol.bulk.rows import count_characters
 from protocol.output_tensors import wire_name
 from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import check_generates
@@ -39,12 +40,12 @@ T = TypeVar("T")
 _CALL_TEXTS = 256
 _CALL_CHARACTERS = 2**20
 _CALLS = 8
-# A generator answers each text of its own, so that a wrong one makes no other text begin again.
+# A generator gets one text a call, so that a wrong text makes no other begin again.
 _GENERATING_CALLS = 256
 _LONGEST_PAUSE = 5.0
 # What ends the job: further texts would fail too.
 _FATAL = (EngineDeadError, ModelNotReadyError, PredictorError)
-# The text's position in its call, which says nothing to who reads a row.
+# The position of a text in its call, which means nothing to the reader of a row.
 _POSITION = re.compile(r"^text 0 (cannot be served: )?")
 
 
@@ -52,7 +53,7 @@ class UnexpectedTextError(InputError):
     """A text cannot be answered because of a fault of this server."""
 
 
-class Predictor:
+class TextAnswerer:
     """Answers texts with the options of one job.
 
     Attributes:
@@ -86,39 +87,33 @@ class Predictor:
         self._calls = asyncio.Semaphore(min(calls, limits.max_concurrent_requests))
         self.extra_names = tuple(wire_name(name) for name in sorted(count_truncated_tokens(options).outputs - {MAIN}))
 
-    async def predict(self, texts: Sequence[TextInput | InputError]) -> list[Answer]:
+    async def answer(self, texts: Sequence[TextInput | InputError]) -> list[Answer]:
         """The answer to each text, in order.
 
         Args:
             texts: texts, and why others cannot be answered, which are their answers.
 
         Raises:
-            RunnerError: the model has died, its predictor does not answer, or each of several texts fails by a fault
-                of this server.
+            RunnerError: the model has died, the predictor that runs it does not answer, or each of several texts fails
+                by a fault of this server.
         """
-        answers: list[Answer | None] = [text if isinstance(text, InputError) else None for text in texts]
-        calls = list(self._cut(texts))
-        answered = await _gather(self._call([text for _, text in call]) for call in calls)
-        for call, some in zip(calls, answered, strict=True):
-            for (position, _), answer in zip(call, some, strict=True):
-                answers[position] = answer
-        found = [answer for some in answered for answer in some]
+        given = [text for text in texts if not isinstance(text, InputError)]
+        found = [answer for some in await _gather(map(self._call, self._cut(given))) for answer in some]
         if len(found) > 1 and all(isinstance(answer, UnexpectedTextError) for answer in found):
             raise RunnerError(f"none of {len(found)} texts could be answered: {found[0]}")
-        return [answer for answer in answers if answer is not None]
+        answers = iter(found)
+        return [text if isinstance(text, InputError) else next(answers) for text in texts]
 
-    def _cut(self, texts: Sequence[TextInput | InputError]) -> Iterator[list[tuple[int, TextInput]]]:
-        """The texts of each call, with their positions."""
-        call: list[tuple[int, TextInput]] = []
+    def _cut(self, texts: Sequence[TextInput]) -> Iterator[list[TextInput]]:
+        """The texts of each call."""
+        call: list[TextInput] = []
         characters = 0
-        for position, text in enumerate(texts):
-            if isinstance(text, InputError):
-                continue
-            size = len(text.text) + len(text.pair or "")
+        for text in texts:
+            size = count_characters(text)
             if call and (len(call) == self._call_texts or characters + size > _CALL_CHARACTERS):
                 yield call
                 call, characters = [], 0
-            call.append((position, text))
+            call.append(text)
             characters += size
         if call:
             yield call
@@ -177,7 +172,7 @@ def _check_length(runner: Runner, options: Options) -> None:
 def _warn_of_unknown(parameters: Collection[str], known: Collection[str]) -> None:
     if unknown := sorted({*parameters} - {*known}):
         logger.warning(
-            "the parameters %s are unknown, and without effect; there are %s",
+            "the parameters %s are unknown and ignored; this model has %s",
             list_names(unknown), ", ".join(sorted(known)),
         )  # fmt: skip
 

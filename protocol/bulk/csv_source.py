@@ -25,7 +25,7 @@ from runners.core.errors import InputError
 from runners.core.predictions import TextInput
 
 
-class CsvTable(Source):
+class CsvSource(Source):
     """A CSV file with commas, and the names of its columns in the first row."""
 
     _header: Sequence[str] | None = None
@@ -38,12 +38,11 @@ class CsvTable(Source):
                 raise InputError(
                     f"the input has one column, {header[0]!r}: separate columns by commas, not by {found!r}"
                 )
-            # Its words are a list, which no cell is.
+            # `words` is a list, and a cell is never a list.
             header = [name for name in header if name != "words"]
-        check_columns(header, self.text_column, self.written)
+        check_columns(header, self.text_column, self.answer_columns)
 
     def plan(self, part_rows: int) -> tuple[Part, ...]:
-        self.check_start()
         with open(self.path, "rb") as file:
             _, start, line = _read_header(file)
             lines = _CountedLines(file, line)
@@ -74,7 +73,7 @@ class CsvTable(Source):
         assert self._header is not None
         record: dict[str, str | None] = dict(zip(self._header, map(replace_bytes, row), strict=False))
         if (more := len(row) - len(self._header)) != 0:
-            left_out = f": the last {more} {'is' if more == 1 else 'are'} left out" if more > 0 else ""
+            left_out = f": the output lacks the last {more}" if more > 0 else ""
             return record, InputError(
                 f"line {line} has {len(row)} fields, and the first row has {len(self._header)}{left_out}"
             )

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from protocol.bulk.outputs import JsonOutput
-from protocol.bulk.predictor import Predictor
 from protocol.bulk.rows import RecordRows
+from protocol.bulk.text_answerer import TextAnswerer
 from runners.core.errors import InputError, RunnerError
 from runners.core.predictions import TextInput
 from tests.conftest import GeneratorFolder, Serve
@@ -29,9 +29,9 @@ def answer(
     """The rows that are written."""
 
     async def run() -> bytes:
-        predictor = Predictor(served.runner, parameters or {}, served.arguments)
-        answers = await predictor.predict(texts)
-        return JsonOutput(predictor.extra_names).render(RecordRows([{}] * len(texts), texts), answers)
+        answerer = TextAnswerer(served.runner, parameters or {}, served.arguments)
+        answers = await answerer.answer(texts)
+        return JsonOutput(answerer.extra_names).render(RecordRows([{}] * len(texts), texts), answers)
 
     return [orjson.loads(line) for line in asyncio.run(run()).splitlines()]
 
@@ -139,8 +139,8 @@ def test_wrong_parameters_are_found_before_work(kind: str, parameters: dict[str,
 def test_unknown_parameters_are_named_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     rows = answer(run("text_embedding"), [TextInput("a")] * 3, {"topk": 3, "normalize": True, "stream": False})
     assert all("prediction" in row for row in rows)
-    [said] = [record.getMessage() for record in caplog.records if record.name == "protocol.bulk.predictor"]
-    assert said.startswith("the parameters topk are unknown, and without effect; there are ")
+    [said] = [record.getMessage() for record in caplog.records if record.name == "protocol.bulk.text_answerer"]
+    assert said.startswith("the parameters topk are unknown and ignored; this model has ")
     assert "normalize" in said
 
 
