@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, chdir
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -180,9 +180,8 @@ def _run_on_ray(arguments: PredictArguments, job: Job, part_rows: int, configura
     workers = RayWorkers(job, open_worker, arguments.workers, gpus)
     progress = Progress()
     try:
-        # Ray's workers import modules from this folder first: a user's own folder may have any modules. Ray sets
-        # handlers of its own, which are replaced.
-        with chdir(job.folder), connect_ray() as ray, raise_on_signal(partial(_report_signal, progress, job)):
+        # Ray sets handlers of its own, which are replaced.
+        with connect_ray() as ray, raise_on_signal(partial(_report_signal, progress, job)):
             parts, total = begin_job(job, part_rows, progress)
             for summary in workers.run(ray, parts):
                 progress.add(summary.rows, summary.errors)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, chdir, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +30,12 @@ _PARTS_AT_ONCE = 3
 _MOST_TRIES = 4
 # Little more than Ray's least: it is reserved in /dev/shm, which is small in containers.
 _STORE_BYTES = 80 * 10**6
+
+# Ray's workers import modules from the folder in which Ray was started first; a user's own may have any modules.
+_CODE = Path(__file__).resolve().parents[2]
+_HEAD = re.compile(r"([^:/]+):(\d+)")
+_REACH_SECONDS = 10.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # Loads the model, for one of so many processes that share this machine's cores.
 OpenWorker: TypeAlias = Callable[[int], AbstractAsyncContextManager[PartWorker]]
@@ -68,7 +75,7 @@ class RayWorkers:
                     raise RunnerError(row["failure"])
                 yield PartSummary(row["number"], row["rows"], row["errors"])
         except ray.exceptions.RayError as error:
-            raise RunnerError(f"Ray could not finish the job: {one_line(error)}") from error
+            raise RunnerError(f"Ray could not finish the job: {_COLOURS.sub('', one_line(error))}") from error
 
     def _plan(self, ray: Any, parts: Sequence[Part]) -> Any:
         from ray.data import ActorPoolStrategy
@@ -110,15 +117,12 @@ def connect_ray() -> Iterator[Any]:
         from ray.data import DataContext
     except ImportError as error:
         raise ArgumentsError(f"--ray needs the packages of Ray Data: {_EXTRA}") from error
-    here: dict[str, Any] = {"num_cpus": count_cores(), "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    address = os.environ.get("RAY_ADDRESS", "")
     try:
-        try:
-            ray.init(**here, logging_level=logging.ERROR)
-        except ValueError:
-            # RAY_ADDRESS names a cluster, or `ray start` has started one here: its resources cannot be set.
-            ray.init(logging_level=logging.ERROR)
+        _reach(address)
+        with chdir(_CODE):
+            _start(ray)
     except (OSError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS")
         found = f"the cluster at RAY_ADDRESS={address} is not reached" if address else "Ray does not start"
         raise ArgumentsError(f"--ray: {found}: {one_line(error)}") from error
     # The job has a progress bar of its own.
@@ -129,6 +133,28 @@ def connect_ray() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Connect to the head of a cluster: Ray itself would end this process if it is not there.
+
+    Args:
+        address: HOST:PORT, or anything else that Ray takes, which is not tried.
+
+    Raises:
+        OSError: there is no answer.
+    """
+    if found := _HEAD.fullmatch(address):
+        socket.create_connection((found[1], int(found[2])), _REACH_SECONDS).close()
+
+
+def _start(ray: Any) -> None:
+    own: dict[str, Any] = {"num_cpus": count_cores(), "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    try:
+        ray.init(**own, logging_level=logging.ERROR)
+    except ValueError:
+        # RAY_ADDRESS names a cluster, or `ray start` has started one here: its resources cannot be set.
+        ray.init(logging_level=logging.ERROR)
 
 
 def count_workers(machines: Sequence[Mapping[str, float]], gpus: int) -> int:

@@ -12,8 +12,8 @@ TABLE = """\
 |---|--:|--:|--:|
 | server | 100.0 | 66.7 | 20.00 ms |
 | predict | 125.0 | 83.3 | 18.00 ms |
-| predict --ray --workers=1 | 100.0 | 50.0 | 18.00 ms |
-| predict --ray --workers=2 | 111.1 | 52.6 | 21.00 ms |
+| predict --ray --workers=1 | 100.0 | 50.0 |  |
+| predict --ray --workers=2 | 111.1 | 52.6 |  |
 
 - predict / server: 1.25, with the start 1.25
 - predict --ray --workers=1 / server: 1.00, with the start 0.75
@@ -26,8 +26,8 @@ def test_the_table_has_the_ratios_of_texts_a_second() -> None:
     measured = {
         "server": [Work(10.0, 15.0, 20.0)],
         "predict": [Work(8.0, 12.0, 18.0)],
-        "predict --ray --workers=1": [Work(10.0, 20.0, 18.0)],
-        "predict --ray --workers=2": [Work(9.0, 19.0, 21.0)],
+        "predict --ray --workers=1": [Work(10.0, 20.0, None)],
+        "predict --ray --workers=2": [Work(9.0, 19.0, None)],
     }
     assert make_table(measured, 1000) == TABLE
 
@@ -38,6 +38,6 @@ def test_the_work_of_predict_is_a_part_of_its_time(tmp_path: Path) -> None:
     source.write_text('{"text": "one"}\n' * 3)
     work = measure_predict(ROOT / "demo/models/sentiment", source)
     assert 0 <= work.processing < work.whole
-    assert work.cpu > 0
+    assert (work.cpu or 0) > 0
     with pytest.raises(SystemExit, match="predict ended with 1"):
         measure_predict(tmp_path, source)
