@@ -175,7 +175,7 @@ def _run_on_ray(arguments: PredictArguments, job: Job, part_rows: int, configura
 
     # A worker has another working folder.
     job = replace(job, input=job.input.absolute(), output=job.output.absolute())
-    open_worker = partial(open_part_worker, job, _make_portable(configuration))
+    open_worker = partial(open_part_worker, job, make_portable(configuration))
     gpus = int(request_gpus(configuration, max(1, configuration.parallel_size)).get("gpu", 0))
     workers = RayWorkers(job, open_worker, arguments.workers, gpus)
     progress = Progress()
@@ -201,7 +201,7 @@ def _report_signal(progress: Progress, job: Job | None, number: Signals) -> None
     logger.warning("%s has ended the work%s", number.name, advice)
 
 
-def _make_portable(configuration: Configuration) -> Configuration:
+def make_portable(configuration: Configuration) -> Configuration:
     """The configuration for other machines: without keys, and with the whole path of the model's folder."""
     [model] = configuration.models
     arguments = model.arguments.without_keys()

@@ -18,6 +18,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from predict import make_portable
+from runners.core.arguments import Arguments
+from runners.core.declarations import Configuration, ModelDeclaration
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 from tests.servers import ROOT
 from tests.v1 import predict as ask_v1
@@ -147,6 +150,8 @@ def test_a_stream_to_a_file(folder: Path, tmp_path: Path) -> None:
 def test_it_goes_on_after_it_was_killed(large: Path, tmp_path: Path) -> None:
     path, target, folder = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
     write_rows(path, ["some words of a text " * 4] * 7_000)
+    # An error of a process that is killed counts at the end.
+    path.write_text(path.read_text().replace('"some words', '5, "old": "', 1))
     command = [*COMMAND, f"--model_dir={large}", f"--input={path}", f"--output={target}"]
     kept: dict[Path, int] = {}
     for wanted in (1, 3):
@@ -164,8 +169,9 @@ def test_it_goes_on_after_it_was_killed(large: Path, tmp_path: Path) -> None:
     assert other.returncode == 1
     assert b"has parts of another job: normalize was null, is true. Set them as they were" in other.stderr
     last = run(*command[3:])
-    assert last.returncode == 0
+    assert last.returncode == 1
     assert b"7000 rows, " in last.stderr
+    assert last.stderr.endswith(b"1 row has an error instead of a prediction\n")
     assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == [*range(7_000)]
     assert not folder.exists()
 
@@ -185,6 +191,31 @@ def test_a_signal_ends_it(number: signal.Signals, large: Path, tmp_path: Path) -
     assert f"{number.name} has ended the work; the same command goes on where it has ended".encode() in said
     assert b"Traceback" not in said
     assert list(folder.glob("0*.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_loads(number: signal.Signals, large: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", ["a text"])
+    command = [*COMMAND, f"--model_dir={large}", f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.jsonl"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "out.jsonl.parts/job.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in said
+    assert b"goes on" not in said
+
+
+def test_keys_and_relative_folders_go_to_no_other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    monkeypatch.chdir(tmp_path)
+    arguments = Arguments(model_dir="bert", api_key="secret", admin_api_key="secret")
+    portable = make_portable(Configuration(arguments, (ModelDeclaration(arguments),)))
+    for each in (portable.arguments, *(model.arguments for model in portable.models)):
+        assert (each.api_key, each.admin_api_key) == (None, None)
+    assert [model.arguments.model_dir for model in portable.models] == [str(tmp_path / "bert")]
 
 
 def test_a_reader_that_wants_no_more(large: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
-from runners.hosting.selection import create_runner, expects_generator
+from runners.hosting.selection import choose_model, create_runner, expects_generator
 
 EMBEDDER = [
     {"path": "", "type": "sentence_transformers.models.Transformer"},
@@ -76,3 +76,23 @@ def test_the_runner_of_a_model(
     given = Arguments.model_validate({"backend": "huggingface", **source, **arguments})
     assert type(create_runner(given)) is runner
     assert expects_generator(Configuration(given, (ModelDeclaration(given),))) is (runner is GeneratorRunner)
+
+
+def declare(name: str, version: str) -> ModelDeclaration:
+    return ModelDeclaration(Arguments(model_dir="/models/bert", model_name=name), version, load=False)
+
+
+@pytest.mark.parametrize(
+    ("models", "name", "chosen"),
+    [
+        ([("bert", "1")], None, ("bert", "1")),
+        ([("bert", "9"), ("bert", "10")], None, ("bert", "10")),
+        ([("bert", "9"), ("bert", "10"), ("xlm", "1")], "bert", ("bert", "10")),
+    ],
+)
+def test_one_model_is_chosen(models: list[tuple[str, str]], name: str | None, chosen: tuple[str, str]) -> None:
+    """Of several versions the highest, and it is loaded whatever its declaration says."""
+    server = Arguments(model_dir="/models/bert", models_file="models.yaml")
+    alone = choose_model(Configuration(server, tuple(declare(*each) for each in models)), name)
+    assert [(model.name, model.version, model.load) for model in alone.models] == [(*chosen, True)]
+    assert alone.models[0].arguments.workers == 1
