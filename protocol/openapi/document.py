@@ -157,9 +157,7 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
     dead = {503: json_answer("Live", description="A model has stopped and does not answer any more.")}
     paths.add("get", "/", "Server", "Check whether the server is live", {200: json_answer("Alive")})
     if document.context.arguments.enable_playground:
-        paths.add(
-            "get", PLAYGROUND_PATH, "Server", "Show a page that tries the models", {200: text_answer("text/html")}
-        )
+        paths.add("get", PLAYGROUND_PATH, "Server", "Show a page to try the models on", {200: text_answer("text/html")})
     paths.add(
         "get", "/v2", "Server", "Get the server's name, version and extensions", {200: json_answer("ServerMetadata")}
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_HTML, _JSON = "text/html", ("application/json", "application/*", "*/*")
+_HTML = "text/html"
+# The ranges that JSON is in, the most specific first.
+_JSON_RANGES = ("application/json", "application/*", "*/*")
 # Browsers send some 150 characters.
 _LONGEST = 1024
 # The RFC wants a digit before the point, which some clients leave out.
@@ -25,10 +27,10 @@ def prefers_page(accept: str) -> bool:
         return False
     weights = dict(_read_ranges(accept.lower()))
     html = weights.get(_HTML, 0.0)
-    named = next((name for name in _JSON if name in weights), None)
+    named = next((name for name in _JSON_RANGES if name in weights), None)
     if html == 0 or named is None:
         return html > 0
-    return html > weights[named] or (html == weights[named] and named != _JSON[0])
+    return html > weights[named] or (html == weights[named] and named != _JSON_RANGES[0])
 
 
 def _read_ranges(accept: str) -> Iterator[tuple[str, float]]:

@@ -244,8 +244,8 @@ class ServerArguments(ArgumentGroup):
     )
     enable_playground: bool = Field(
         True,
-        description="the server has a page that tries its models in a browser, at `/playground` and, for browsers, at "
-        "`/` ([docs/how-to/playground.md](docs/how-to/playground.md))",
+        description="the server has a page on which people try its models, at `/playground` and, for browsers, at `/` "
+        "([docs/how-to/playground.md](docs/how-to/playground.md))",
     )
     enable_grpc: bool = Field(True, description="the server also serves the Open Inference Protocol over gRPC")
     grpc_port: int = Field(8081, ge=1, le=65535, description="the server listens on this port for gRPC")
