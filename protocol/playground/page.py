@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-_FILES = Path(__file__).with_name("static")
+FILES = Path(__file__).with_name("static")
 # They run in this order and share one scope: what all views use, the views, and what starts them.
 _SCRIPTS = (
     "elements.js", "requests.js", "snippets.js", "parts.js", "lists.js", "generation.js", "views.js", "views/*.js",
@@ -25,16 +25,21 @@ class Page:
 
 
 @cache
-def load_page() -> Page:
-    """Read the page's files; once, since they are a part of the program."""
-    style = (_FILES / "style.css").read_text(encoding="utf-8")
-    paths = [path for pattern in _SCRIPTS for path in sorted(_FILES.glob(pattern))]
+def load_page(server: str, folder: Path = FILES) -> Page:
+    """Read the page's files; once, since they are a part of the program.
+
+    Args:
+        server: where the server is from the page's address with a slash at its end: "./" or "../".
+        folder: where the files are.
+    """
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    paths = [path for pattern in _SCRIPTS for path in sorted(folder.glob(pattern))]
     script = "\n".join(path.read_text(encoding="utf-8") for path in paths)
-    document = (_FILES / "page.html").read_text(encoding="utf-8")
+    document = (folder / "page.html").read_text(encoding="utf-8").replace("{server}", server)
     body = document.replace("{style}", style).replace("{script}", script).encode()
     headers = {
         "cache-control": "no-cache",
-        "content-security-policy": _allow_only(style, script),
+        "content-security-policy": _content_security_policy(style, script),
         # Weak, because answers may be compressed.
         "etag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"',
         "referrer-policy": "no-referrer",
@@ -43,15 +48,15 @@ def load_page() -> Page:
     return Page(body, headers)
 
 
-def _allow_only(style: str, script: str) -> str:
+def _content_security_policy(style: str, script: str) -> str:
     """A policy under which the page runs this style and this script, and calls this server. https://www.w3.org/TR/CSP3/
 
-    No text that it shows can become markup or code: nothing else runs, and the sinks of markup refuse texts.
+    No text that it shows can become markup or code: nothing else runs, and the browser parses no string as HTML.
     """
     rules = {
         "default-src": "'none'",
-        "script-src": _hash(script),
-        "style-src": _hash(style),
+        "script-src": _hash_source(script),
+        "style-src": _hash_source(style),
         "img-src": "data:",
         "connect-src": "'self'",
         "base-uri": "'none'",
@@ -63,5 +68,5 @@ def _allow_only(style: str, script: str) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _hash(content: str) -> str:
+def _hash_source(content: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""The playground: one page that tries the models of this server in a browser, at `/playground` and at the root.
+"""The playground: one page to try the models of this server in a browser, at `/playground` and at the root.
 
 The page holds nothing of the server, so that it needs no key. It calls the server as any other client does, and asks
 for a key where that is needed.
@@ -13,7 +13,7 @@ from starlette.routing import Route
 from protocol.http.open_paths import PLAYGROUND_PATH
 from protocol.http.routing import Endpoint
 from protocol.playground.accept import prefers_page
-from protocol.playground.page import load_page
+from protocol.playground.page import Page, load_page
 from runners.core.models import Models
 from runners.core.probe_paths import ROOT_PATH
 from runners.core.request_record import current_record
@@ -28,15 +28,12 @@ def routes(models: Models, alive: Endpoint, protocol: str) -> list[Route]:
     """
 
     async def show(request: Request) -> Response:
-        page = load_page()
-        if _is_cached(request.headers.get("if-none-match", ""), page.headers["etag"]):
-            return Response(status_code=304, headers=page.headers)
-        return Response(page.body, headers=page.headers, media_type="text/html")
+        return _answer(request, load_page("../"))
 
     async def negotiate(request: Request) -> Response:
-        # A probe may say that it accepts pages: a server that is stuck tells everybody.
+        # A server that is stuck answers 503 to every client: a probe may accept HTML too.
         if models.live and prefers_page(",".join(request.headers.getlist("accept"))):
-            response = await show(request)
+            response = _answer(request, load_page("./"))
         else:
             if (record := current_record.get()) is not None:
                 record.locate(protocol, ROOT_PATH)
@@ -45,6 +42,12 @@ def routes(models: Models, alive: Endpoint, protocol: str) -> list[Route]:
         return response
 
     return [Route(PLAYGROUND_PATH, show), Route(ROOT_PATH, negotiate)]
+
+
+def _answer(request: Request, page: Page) -> Response:
+    if _is_cached(request.headers.get("if-none-match", ""), page.headers["etag"]):
+        return Response(status_code=304, headers=page.headers)
+    return Response(page.body, headers=page.headers, media_type="text/html")
 
 
 def _is_cached(tags: str, current: str) -> bool:

@@ -90,14 +90,16 @@ def test_names_are_text(bench: Workbench) -> None:
     assert bench.page.locator("img, script:not([type=module])").count() == 0
 
 
-def test_below_the_prefix_that_the_server_knows(workbenches: OpenWorkbench, guarded: ServerProcess) -> None:
-    bench = workbenches(guarded, f"{PREFIX}/playground")
+@pytest.mark.parametrize("path", ["", "/", "/playground", "/playground/"])
+def test_below_the_prefix_that_the_server_knows(path: str, workbenches: OpenWorkbench, guarded: ServerProcess) -> None:
+    bench = workbenches(guarded, PREFIX + path)
     bench.open()
     enter_key(bench, KEY)
     expect(bench.model(NAMES[0])).to_be_checked()
     bench.send()
     assert bench.exchanges[-1].path.startswith(f"{PREFIX}/models/")
     expect(bench.fact("Latency")).to_contain_text("ms")
+    assert bench.open_reference() == f"{guarded.url}{PREFIX}/docs"
     bench.visit.expect_fault("status of 401")
 
 

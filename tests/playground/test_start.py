@@ -25,6 +25,7 @@ NGINX = (
     server {{
         listen 127.0.0.1:{port};
         location /team/models/ {{ proxy_pass http://127.0.0.1:{server}/; proxy_buffering off; }}
+        location = /team/models {{ proxy_pass http://127.0.0.1:{server}/; }}
         location /playground/ {{ proxy_pass http://127.0.0.1:{server}/; proxy_buffering off; }}
     }}
 }}
@@ -32,13 +33,17 @@ NGINX = (
 )
 
 
-def test_browsers_get_the_page_at_the_root_and_clients_what_they_got_before(
-    workbenches: OpenWorkbench, server: ServerProcess
-) -> None:
-    bench = workbenches(server, "/")
+@pytest.mark.parametrize("path", ["/", "/playground", "/playground/"])
+def test_the_page_finds_the_server(path: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server, path)
     bench.open("sentiment")
     bench.send()
     expect(bench.fact("Latency")).to_contain_text("ms")
+    assert bench.exchanges[-1].path == "/models/sentiment"
+    assert bench.open_reference() == f"{server.url}/docs"
+
+
+def test_clients_that_are_no_browsers_get_at_the_root_what_they_got_before(server: ServerProcess) -> None:
     answer = httpx.get(server.url)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
 
@@ -103,7 +108,7 @@ def proxy(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @needs_program("nginx")
-@pytest.mark.parametrize("path", ["/playground/", "/playground/playground"])
+@pytest.mark.parametrize("path", ["/playground/", "/playground/playground", "/playground/playground/"])
 def test_below_a_prefix_of_the_same_name(
     path: str, workbenches: OpenWorkbench, proxy: str, server: ServerProcess
 ) -> None:
@@ -114,7 +119,7 @@ def test_below_a_prefix_of_the_same_name(
 
 
 @needs_program("nginx")
-@pytest.mark.parametrize("path", ["/", "/playground"])
+@pytest.mark.parametrize("path", ["", "/", "/playground", "/playground/"])
 def test_below_the_prefix_of_a_proxy(path: str, workbenches: OpenWorkbench, proxy: str, server: ServerProcess) -> None:
     bench = workbenches(server, PREFIX + path, url=proxy)
     bench.open("sentiment")
@@ -123,6 +128,4 @@ def test_below_the_prefix_of_a_proxy(path: str, workbenches: OpenWorkbench, prox
     code = bench.show_code("curl")
     assert f"{proxy}{PREFIX}/models/sentiment" in code
     subprocess.run(["bash", "-ec", code.replace("curl -s", "curl -sf")], check=True, stdout=subprocess.DEVNULL)
-    with bench.page.expect_popup() as documents:
-        bench.page.get_by_role("link", name="All calls").click()
-    documents.value.wait_for_url(f"{proxy}{PREFIX}/docs")
+    assert bench.open_reference() == f"{proxy}{PREFIX}/docs"

@@ -85,6 +85,18 @@ class Workbench:
         named = self.page.get_by_role("group", name="What to do").get_by_role("radio")
         return [each.get_attribute("value") or "" for each in named.all()] or [""]
 
+    def key_field(self) -> Locator:
+        """The field of the API key; it is unfolded first."""
+        self.page.locator("#key-details").evaluate("(details) => { details.open = true; }")
+        return self.page.get_by_label("Key, if the server asks for one")
+
+    def open_reference(self) -> str:
+        """Follow the link to the reference of the server's calls, and return its address."""
+        with self.page.expect_popup() as opened:
+            self.page.get_by_role("link", name="API reference").click()
+        opened.value.wait_for_load_state()
+        return opened.value.url
+
     def field(self, label: str) -> Locator:
         return self.page.locator("main").get_by_label(label, exact=True)
 

@@ -257,7 +257,7 @@ function describeModel(model) {
 
 function describeMissing(model) {
   return model.task
-    ? "This page has no view for the model. “All calls” lists its calls."
+    ? "This page has no view for the model. The API reference lists its calls."
     : "The model answers no requests now. Refresh the list once it is loaded.";
 }
 
@@ -305,6 +305,7 @@ function start() {
     event.preventDefault();
     main.focus();
   });
+  find("reference").href = new URL("docs", SERVER_URL);
   find("refresh").addEventListener("click", refresh);
   find("menu").addEventListener("change", (event) => select({ model: event.target.value }, "pushState"));
   window.addEventListener("hashchange", () => {

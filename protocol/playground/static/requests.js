@@ -1,10 +1,13 @@
 // Calls the server: relative to the page, so that prefixes of proxies are kept.
 
-/** The server's URL with a slash at its end: the page is at it, or at `playground` below it, without a slash. */
-const SERVER_URL = (() => {
-  const path = location.pathname.replace(/\/playground$/, "").replace(/\/?$/, "/");
-  return `${location.origin}${path}`;
-})();
+/**
+ * The server's URL with a slash at its end. The page cannot find it by its address alone, whose last name may be the
+ * page's or a prefix's: `data-server` has the way from there, with a slash after that name.
+ */
+const SERVER_URL = new URL(
+  document.body.dataset.server,
+  `${location.origin}${location.pathname.replace(/\/?$/, "/")}`,
+).href;
 
 const EVENT_STREAM = "text/event-stream";
 

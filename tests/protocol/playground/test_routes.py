@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from protocol.application import create_application
 from protocol.http.direct import route_directly
-from protocol.playground.page import load_page
+from protocol.playground.page import Page, load_page
 from runners.core.models import Models
 from runners.core.request_record import RequestRecord, add_observer, remove_observer
 from tests.conftest import ModelFolder, Serve
@@ -17,6 +17,11 @@ from tests.served import Served
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 ALIVE = {"status": "alive"}
+
+
+def page_of(path: str) -> Page:
+    """What a path answers: at the playground's own, the server is beside the page."""
+    return load_page("../" if "/playground" in path else "./")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def served(model_folder: ModelFolder, serve: Serve) -> Served:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_page_needs_no_key(method: str, path: str, headers: dict[str, str], served: Served) -> None:
     response = served.client.request(method, path, headers=headers)
-    page = load_page()
+    page = page_of(path)
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert response.content == (page.body if method == "GET" else b"")
     assert {name: response.headers[name] for name in page.headers} == page.headers
@@ -55,7 +60,7 @@ def test_a_client_without_accept_gets_json(served: Served) -> None:
 
 @pytest.mark.parametrize(("path", "headers"), [("/playground", {}), ("/", BROWSER)])
 def test_a_browser_that_has_the_page(path: str, headers: dict[str, str], served: Served) -> None:
-    tag = load_page().headers["etag"]
+    tag = page_of(path).headers["etag"]
     strong = tag.removeprefix("W/")
     for known, status in [(tag, 304), (f'"other", {tag}', 304), (strong, 304), ("*", 304), ('"other"', 200)]:
         response = served.client.get(path, headers={**headers, "if-none-match": known})
@@ -101,10 +106,10 @@ def test_the_document_lists_it(served: Served) -> None:
 
 @pytest.mark.parametrize("path", ["/playground", "/playground/", "/team/ner/playground", "/team/ner/", "/team/ner"])
 def test_behind_a_prefix(path: str, served: Served) -> None:
-    """The page itself finds the server's paths by its own address."""
+    """The page says from where it finds the server; `tests/playground/test_start.py` shows that it does."""
     application = create_application(served.models, served.arguments)
     client = TestClient(route_directly(application, application, served.models, "/team/ner"))
-    assert client.get(path, headers=BROWSER).content == load_page().body
+    assert client.get(path, headers=BROWSER).content == page_of(path).body
 
 
 @pytest.mark.parametrize(
