@@ -34,7 +34,7 @@ def guarded(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory)
 
 
 def enter_key(bench: Workbench, key: str) -> None:
-    bench.page.get_by_label("Key, if the server asks for one").fill(key)
+    bench.key_field().fill(key)
     bench.page.keyboard.press("Enter")
 
 
@@ -138,6 +138,19 @@ def test_a_model_that_is_gone(bench: Workbench, guarded: ServerProcess) -> None:
     bench.send()
     expect(bench.fact("Latency")).to_contain_text("ms")
     bench.visit.expect_fault("Failed to load resource")
+
+
+def test_a_fault_of_the_page_in_a_stream_is_no_broken_connection(
+    workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    """It reaches the console. The event has a content that cannot become a text."""
+    bench = workbenches(server)
+    body = 'data: {"choices": [{"delta": {"content": {"toString": null}}, "finish_reason": null}]}\n\n'
+    bench.page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    bench.open("chat", "chat")
+    bench.send()
+    expect(bench.alert).to_contain_text("This page cannot show the answer.")
+    bench.visit.expect_fault("Cannot convert object")
 
 
 # The last, since it stops the server.

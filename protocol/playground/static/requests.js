@@ -21,26 +21,38 @@ function hubPath(model, task) {
   return `models/${encodeName(model.id)}${task ? `/pipeline/${task}` : ""}`;
 }
 
-/** An error of the server, or of the way to it: `status` is 0 without an answer that this page understands. */
+/**
+ * An error of the server, or of the way to it: `status` is 0 without an answer that this page understands.
+ *
+ * `title` is its kind in a few words; `advice`, if not empty, is what the user can do, else the status tells that.
+ */
 class CallError extends Error {
   constructor(message, details = {}) {
     super(message);
-    const unknown = { status: 0, retryAfter: null, requestId: null, milliseconds: null, isAnswered: false, advice: "" };
+    const title = details.status ? `Error ${details.status}` : "No answer";
+    const unknown = { status: 0, retryAfter: null, requestId: null, milliseconds: null, title, advice: "" };
     Object.assign(this, unknown, details);
   }
 }
 
-/** A random id, by which the server's log names the request. */
+/** The details of a CallError for an answer that is whole and has an unknown form. */
+const NOT_UNDERSTOOD = {
+  title: "Not understood",
+  advice: "Check that this page and the server have the same version, and what is between them.",
+};
+
+/** A random id, by which the server's access log names the request. */
 function newRequestId() {
   const bytes = crypto.getRandomValues(new Uint8Array(8));
   return `playground-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /**
- * Send a request and return `{answer, status, requestId, milliseconds}`.
+ * Send a request and return `{answer, requestId, milliseconds}`.
  *
  * @param request `{path, body}`; without a body it is a GET.
- * @param options `key`; `signal`, which aborts it; `timeout` in milliseconds; `onEvent`, which gets each event of a stream.
+ * @param settings `key`; `signal`, which aborts it; `timeout` in milliseconds; `onEvent`, which gets each event of a
+ *   stream and whose errors are thrown as they are.
  * @throws CallError for an error of the server or of the network; AbortError if the signal aborted it.
  */
 async function call(request, { key = "", signal, timeout, onEvent } = {}) {
@@ -51,46 +63,55 @@ async function call(request, { key = "", signal, timeout, onEvent } = {}) {
   };
   // Headers carry Latin-1.
   if (/[^\x20-\x7e\xa0-\xff]/.test(key)) {
-    fail("The key has characters that no header can carry.", { isAnswered: true, advice: "Enter the key without them." });
+    const advice = "Enter the key without them.";
+    fail("The key has characters that no header can carry.", { title: "Not sent", advice });
   }
   const signals = [signal, timeout && AbortSignal.timeout(timeout)].filter(Boolean);
-  const init = { signal: AbortSignal.any(signals), cache: "no-store", credentials: "same-origin" };
   const headers = { "X-Request-Id": details.requestId };
+  const init = { signal: AbortSignal.any(signals), headers, cache: "no-store", credentials: "same-origin" };
   if (key) headers.Authorization = `Bearer ${key}`;
   if (request.body !== undefined) {
     headers["Content-Type"] = "application/json";
     Object.assign(init, { method: "POST", body: JSON.stringify(request.body) });
   }
   let response;
-  try {
-    response = await fetch(new URL(request.path, SERVER_URL), { ...init, headers, referrerPolicy: "no-referrer" });
-    const type = response.headers.get("Content-Type") ?? "";
-    details.requestId = response.headers.get("X-Request-Id") ?? details.requestId;
-    if (!response.ok) {
-      const retryAfter = Number(response.headers.get("Retry-After")) || null;
-      fail(readMessage(await response.text(), type, response), { status: response.status, retryAfter });
+  /** What the network gives; only its errors become CallErrors, not those of this page's code. */
+  const receive = async (promise) => {
+    try {
+      return await promise;
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      if (error instanceof SyntaxError) return fail("The answer is not JSON.", NOT_UNDERSTOOD);
+      if (error.name === "TimeoutError") return fail(`The server did not answer within ${timeout / 1000} s.`);
+      if (!response) return fail("The server did not answer.");
+      return fail("The connection broke before the answer's end.", { title: "Answer incomplete" });
     }
-    const streams = onEvent && type.startsWith(EVENT_STREAM);
-    const answer = streams ? await readEvents(response.body, onEvent) : await response.json();
-    return { answer, status: response.status, ...details, milliseconds: performance.now() - began };
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    if (error instanceof CallError) throw Object.assign(error, { requestId: error.requestId ?? details.requestId });
-    if (error instanceof SyntaxError) return fail("The answer is not JSON.", { isAnswered: true });
-    if (error.name === "TimeoutError") return fail(`The server did not answer within ${timeout / 1000} s.`);
-    return fail(response ? "The connection broke before the answer's end." : "The server did not answer.");
+  };
+  response = await receive(fetch(new URL(request.path, SERVER_URL), { ...init, referrerPolicy: "no-referrer" }));
+  const type = response.headers.get("Content-Type") ?? "";
+  details.requestId = response.headers.get("X-Request-Id") ?? details.requestId;
+  if (!response.ok) {
+    const retryAfter = Number(response.headers.get("Retry-After")) || null;
+    fail(readMessage(await receive(response.text()), type, response), { status: response.status, retryAfter });
   }
+  let answer = null;
+  if (onEvent && type.startsWith(EVENT_STREAM)) {
+    for await (const event of readEvents(response.body, receive, fail)) onEvent(event);
+  } else answer = await receive(response.json());
+  return { answer, ...details, milliseconds: performance.now() - began };
 }
 
 /**
- * Pass each event of a stream of server-sent events to `onEvent`, parsed.
+ * The events of a stream of server-sent events, parsed.
  *
- * @throws CallError for an event of an error, or if the stream ends without `[DONE]` or the reason of its end.
+ * @param receive takes each promise of the network, and of parsing.
+ * @param fail throws, for an event of an error, or if the stream ends without `[DONE]` or the reason of its end.
  */
-async function readEvents(body, onEvent) {
+async function* readEvents(body, receive, fail) {
+  const parse = async (data) => JSON.parse(data);
   let rest = "";
   let isWhole = false;
-  for await (const piece of iterate(body.pipeThrough(new TextDecoderStream()))) {
+  for await (const piece of iterate(body.pipeThrough(new TextDecoderStream()), receive)) {
     const blocks = (rest + piece).replaceAll("\r\n", "\n").split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
@@ -98,25 +119,23 @@ async function readEvents(body, onEvent) {
       const data = lines.map((line) => line.slice(5).trimStart()).join("\n");
       if (data === "[DONE]") isWhole = true;
       if (data === "" || data === "[DONE]") continue;
-      const event = JSON.parse(data);
+      const event = await receive(parse(data));
       if (event.error) {
-        const status = Number.isInteger(event.error.code) ? event.error.code : 500;
-        throw new CallError(describeError(event), { status });
+        fail(describeError(event), { status: Number.isInteger(event.error.code) ? event.error.code : 500 });
       }
       isWhole ||= Boolean(event.choices?.some(({ finish_reason: reason }) => reason));
-      onEvent(event);
+      yield event;
     }
   }
-  if (!isWhole) throw new CallError("The answer broke off.", { advice: "Try again." });
-  return null;
+  if (!isWhole) fail("The answer broke off.", { title: "Answer incomplete", advice: "Try again." });
 }
 
-/** The pieces of a stream; not every browser iterates over streams itself. */
-async function* iterate(stream) {
+/** The pieces of a stream, each taken by `receive`; not every browser iterates over streams itself. */
+async function* iterate(stream, receive) {
   const reader = stream.getReader();
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await receive(reader.read());
       if (done) return;
       yield value;
     }
@@ -152,9 +171,7 @@ function advise(error) {
   if (error.advice) return error.advice;
   switch (error.status) {
     case 0:
-      return error.isAnswered
-        ? "Check that this page and the server have the same version, and what is between them."
-        : "Check that the server runs and that the network reaches it.";
+      return "Check that the server runs and that the network reaches it.";
     case 400:
     case 422:
       return "Change the inputs as the message says.";
@@ -170,12 +187,12 @@ function advise(error) {
       return `The server has too many requests. Try again ${wait}.`;
     case 500:
     case 502:
-      return `Try again ${wait}. If the error stays, give the request id to the operator: the server's log names it.`;
+      return `Try again ${wait}. If the error stays, tell the operator the request id.`;
     case 503:
       return `The model is not ready, or the server has too many requests. Try again ${wait}.`;
     case 504:
       return `The model took too long. Send less, or try again ${wait}.`;
     default:
-      return "Give the request id to the operator: the server's log names it.";
+      return "Tell the operator the request id.";
   }
 }
