@@ -47,8 +47,8 @@ const state = {
   models: [],
   // The names of the chosen model and its view, as in the address.
   chosen: { model: "", view: "" },
-  // By model and task: what `main` shows of it, so that inputs and answers stay while the user looks at others.
-  panels: new Map(),
+  // By model, task and views: what `main` shows of it, so that inputs and answers stay while the user looks at others.
+  modelPages: new Map(),
   // Aborts the request for the list that is under way.
   loading: null,
   poll: 0,
@@ -56,21 +56,37 @@ const state = {
 
 const readKey = () => keyInput.value.trim();
 
+/** Tell something below the list of models; screen readers say it once, also if a poll brings it again. */
+function tellOfList(text) {
+  const line = find("list-problem");
+  if (line.textContent !== text) line.textContent = text;
+}
+
 /** Show a message in place of a model, as an alert. */
 function showMessage(title, ...details) {
+  document.title = "Playground";
   main.replaceChildren(element("div", { class: "card error", role: "alert" }, element("h1", {}, title), details));
 }
 
-/** The server's models, each with the states of its versions. @throws CallError, or AbortError */
+/**
+ * The server's models, each with the states of its versions: the last ones known where the server does not tell them.
+ *
+ * @throws CallError, or AbortError
+ */
 async function fetchModels(signal) {
-  const options = { key: readKey(), signal, timeout: LIST_TIMEOUT_MILLISECONDS };
-  const [{ answer: list }, { answer: index }] = await Promise.all([
-    call({ path: "v1/models" }, options),
-    call({ path: "v2/repository/index", body: {} }, options).catch(() => ({ answer: [] })),
+  const get = (request) => call(request, { key: readKey(), signal, timeout: LIST_TIMEOUT_MILLISECONDS });
+  const [{ answer: list }, index] = await Promise.all([
+    get({ path: "v1/models" }),
+    get({ path: "v2/repository/index", body: {} }).then(({ answer }) => answer, () => null),
   ]);
-  if (!Array.isArray(list?.data)) throw new CallError("The list of models has another form.", { isAnswered: true });
-  const versions = Array.isArray(index) ? index : [];
-  return list.data.map((card) => ({ ...card, versions: versions.filter(({ name }) => name === card.id) }));
+  if (!Array.isArray(list?.data) || list.data.some((card) => typeof card?.id !== "string")) {
+    throw new CallError("The server's list of models has an unknown format.", NOT_UNDERSTOOD);
+  }
+  const findVersions = (id) =>
+    Array.isArray(index)
+      ? index.filter(({ name }) => name === id)
+      : (state.models.find((model) => model.id === id)?.versions ?? []);
+  return list.data.map((card) => ({ ...card, versions: findVersions(card.id) }));
 }
 
 /** Fetch the models and show them; a later call takes the place of an earlier one. */
@@ -80,18 +96,22 @@ async function refresh() {
   const loading = new AbortController();
   state.loading = loading;
   find("models").setAttribute("aria-busy", "true");
-  if (state.models.length === 0) find("list-problem").textContent = "Loading …";
+  if (state.models.length === 0) tellOfList("Loading …");
   try {
     const models = await fetchModels(loading.signal);
     if (state.loading === loading) showModels(models);
   } catch (error) {
     if (state.loading !== loading) return;
-    if (!(error instanceof CallError)) throw error;
-    showListError(error);
+    const isCall = error instanceof CallError;
+    const advice = "Reload the page. It needs a browser of 2024 or later.";
+    showListError(isCall ? error : new CallError("This page cannot show the list.", { advice }));
+    if (!isCall) throw error;
   } finally {
     if (state.loading === loading) {
       state.loading = null;
       find("models").setAttribute("aria-busy", "false");
+      // Also after an error: a server that loads a model may be slow.
+      if (state.models.some(isLoading)) state.poll = setTimeout(refresh, POLL_MILLISECONDS);
     }
   }
 }
@@ -100,14 +120,15 @@ function showListError(error) {
   const isFirst = !main.querySelector("h1");
   const needsKey = error.status === 401;
   if (needsKey) find("key-details").open = true;
-  if (state.models.length && !needsKey) {
+  if (state.models.length && !isFirst && !needsKey) {
     // The user works on with the models that were there.
-    find("list-problem").textContent = `Not refreshed: ${error.message}`;
+    tellOfList(`Not refreshed: ${error.message}`);
     return;
   }
   state.models = [];
   showChoices();
-  find("list-problem").textContent = "The list is not available.";
+  find("server").textContent = "";
+  tellOfList("The list is not available.");
   const title = needsKey ? "This server asks for a key" : "No list of models";
   showMessage(title, element("p", {}, error.message), element("p", { class: "hint" }, advise(error)));
   if (isFirst && needsKey) keyInput.focus();
@@ -116,26 +137,28 @@ function showListError(error) {
 function showModels(models) {
   state.models = models;
   find("server").textContent = `${models.length} model${models.length === 1 ? "" : "s"} · ${location.host}`;
-  for (const [key, panel] of state.panels) {
-    if (models.some(({ id }) => id === panel.model.id)) continue;
-    panel.workbenches.forEach((workbench) => workbench.stop());
-    state.panels.delete(key);
+  for (const [key, modelPage] of state.modelPages) {
+    if (models.some(({ id }) => id === modelPage.model.id)) continue;
+    modelPage.workbenches.forEach((workbench) => workbench.stop());
+    state.modelPages.delete(key);
   }
-  find("list-problem").textContent = "";
+  tellOfList("");
   showChoices();
   if (models.length === 0) showMessage("No models", element("p", {}, "Load one, then refresh the list."));
   else select(state.chosen, "replaceState");
-  if (models.some(({ versions }) => versions.some((each) => each.state === "LOADING"))) {
-    state.poll = setTimeout(refresh, POLL_MILLISECONDS);
-  }
+}
+
+/** Whether one of a model's versions is being loaded. */
+function isLoading({ versions }) {
+  return versions.some((version) => version.state === "LOADING");
 }
 
 /** In words: what a model does, or why it does nothing. */
 function describeState(model) {
   if (model.task) return TASK_NAMES[model.task] ?? model.task;
-  const [version] = model.versions;
-  if (version?.state === "LOADING") return "Loading …";
-  return version?.reason ? `Not ready: ${version.reason}` : "Not ready";
+  if (isLoading(model)) return "Loading …";
+  const reason = model.versions[0]?.reason;
+  return reason ? `Not ready: ${reason}` : "Not ready";
 }
 
 /** Show the list of models: radio buttons, and, in narrow windows, a menu. */
@@ -188,7 +211,9 @@ function select({ model: name, view: viewName }, change) {
   const model = state.models.find(({ id }) => id === name) ?? state.models.find(({ task }) => task) ?? state.models[0];
   const views = listViews(model);
   const view = views.find(({ id }) => id === viewName) ?? views[0];
-  state.chosen = { model: model.id, view: views.length > 1 ? view.id : "" };
+  // A model that is being loaded has no views yet: the one asked for stays.
+  const awaited = views.length === 0 && model.id === name ? (viewName ?? "") : "";
+  state.chosen = { model: model.id, view: views.length > 1 ? view.id : awaited };
   writeAddress(state.chosen, change);
   document.title = `${model.id} · Playground`;
   const position = state.models.indexOf(model);
@@ -198,7 +223,7 @@ function select({ model: name, view: viewName }, change) {
     revealChoice(radio.closest("label"));
   }
   find("menu").selectedIndex = position;
-  showPanel(model, views, view);
+  showModelPage(model, views, view);
 }
 
 /** Scroll the list, and only the list, to a model. */
@@ -210,20 +235,20 @@ function revealChoice(label) {
 }
 
 /** Show a model with one of its views. What is shown already stays in the document, and so keeps the focus. */
-function showPanel(model, views, view) {
+function showModelPage(model, views, view) {
   const key = JSON.stringify([model.id, model.task, views.map(({ id }) => id)]);
-  if (!state.panels.has(key)) state.panels.set(key, createPanel(model, views));
-  const panel = state.panels.get(key);
-  panel.facts.textContent = describeModel(model);
-  const radio = view && panel.about.querySelector(`input[value="${view.id}"]`);
+  if (!state.modelPages.has(key)) state.modelPages.set(key, createModelPage(model, views));
+  const modelPage = state.modelPages.get(key);
+  modelPage.facts.textContent = describeModel(model);
+  const radio = view && modelPage.about.querySelector(`input[value="${view.id}"]`);
   if (radio) radio.checked = true;
-  const body = view ? panel.open(view) : panel.missing;
-  if (main.firstChild !== panel.about) main.replaceChildren(panel.about, body);
+  const body = view ? modelPage.open(view) : modelPage.missing;
+  if (main.firstChild !== modelPage.about) main.replaceChildren(modelPage.about, body);
   else if (main.lastChild !== body) main.lastChild.replaceWith(body);
 }
 
 /** The head of a model, and its workbenches by the names of their views. */
-function createPanel(model, views) {
+function createModelPage(model, views) {
   const facts = element("p", { class: "facts" });
   const workbenches = new Map();
   const chooseView = (view) => select({ model: model.id, view }, "pushState");
@@ -248,11 +273,12 @@ function createPanel(model, views) {
 
 function describeModel(model) {
   const ready = model.versions.filter((each) => each.state === "READY").map((each) => each.version);
-  const facts = [describeState(model)];
-  if (model.max_model_len) facts.push(`at most ${model.max_model_len} tokens`);
-  if (model.versions.length > 1) facts.push(`versions ${ready.join(", ") || "none"} ready, the highest answers`);
-  if (model.root && model.root !== model.id) facts.push(`another name of ${model.root}`);
-  return facts.join(" · ");
+  const parts = [describeState(model)];
+  if (model.max_model_len) parts.push(`at most ${model.max_model_len} tokens`);
+  if (ready.length > 1) parts.push(`versions ${ready.join(", ")} ready, the highest answers`);
+  else if (model.versions.length > 1 && ready.length) parts.push(`version ${ready[0]} answers`);
+  if (model.root && model.root !== model.id) parts.push(`another name of ${model.root}`);
+  return parts.join(" · ");
 }
 
 function describeMissing(model) {
@@ -287,7 +313,7 @@ function startKey() {
   find("keep-key").addEventListener("change", keepKey);
   keyInput.addEventListener("input", () => {
     keepKey();
-    state.panels.forEach(({ workbenches }) => workbenches.forEach((workbench) => workbench.updateCode()));
+    state.modelPages.forEach(({ workbenches }) => workbenches.forEach((workbench) => workbench.updateCode()));
   });
   keyInput.addEventListener("change", refresh);
   find("key-form").addEventListener("submit", (event) => {
