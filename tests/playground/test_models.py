@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -151,3 +152,32 @@ def test_a_fault_of_the_page_is_shown(fault: str, bench: Workbench, answers: Ans
     expect(bench.alert).to_contain_text("a browser of 2024 or later")
     expect(bench.page.get_by_text("Loading …")).to_have_count(0)
     bench.visit.expect_fault("is not a function")
+
+
+def faded_edges(bench: Workbench) -> tuple[int, int]:
+    """Over how many pixels the list of models fades at its upper and at its lower edge."""
+    bench.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    mask = bench.page.locator("#choices").evaluate("(list) => getComputedStyle(list).maskImage")
+    found = re.search(r"rgb\(0, 0, 0\) ([\d.]+)px, rgb\(0, 0, 0\) (?:calc\(100% - ([\d.]+)px\)|100%)", mask)
+    assert found is not None, mask
+    return round(float(found[1])), round(float(found[2] or 0))
+
+
+def test_the_list_fades_where_it_goes_on(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    bench = workbenches(server, viewport={"width": 1280, "height": 500})
+    bench.open()
+    for position, expected in [("0", (0, 28)), ("100", (28, 28)), ("list.scrollHeight", (28, 0))]:
+        bench.page.locator("#choices").evaluate(f"(list) => {{ list.scrollTop = {position}; }}")
+        assert faded_edges(bench) == expected
+    bench.page.set_viewport_size({"width": 1280, "height": 2000})
+    assert faded_edges(bench) == (0, 0)
+
+
+def test_the_key_is_folded_until_the_server_asks_for_one(bench: Workbench, answers: Answers) -> None:
+    bench.open()
+    key = bench.page.get_by_label("Key, if the server asks for one")
+    expect(key).to_be_hidden()
+    answers.by_path[LIST] = {"status": 401, "json": {"error": "no key"}}
+    bench.page.get_by_role("button", name="Refresh").click()
+    expect(key).to_be_visible()
+    bench.visit.expect_fault("status of 401")

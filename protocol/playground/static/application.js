@@ -16,6 +16,7 @@ const KEY_NAME = "playground.key";
 const THEME_NAME = "playground.theme";
 const POLL_MILLISECONDS = 2000;
 const LIST_TIMEOUT_MILLISECONDS = 15_000;
+const FADE_PIXELS = 28;
 
 const find = (id) => document.getElementById(id);
 const main = find("main");
@@ -192,6 +193,16 @@ function showChoices() {
     menu.options[position].textContent = `${model.id} · ${words}`;
   });
   find("models").hidden = models.length === 0;
+  fadeEdges();
+}
+
+/** Fade the list of models at the edges beyond which it goes on. */
+function fadeEdges() {
+  const list = find("choices");
+  // Browsers that let a list spring back have negative positions.
+  const fade = (hidden) => `${Math.max(0, Math.min(hidden, FADE_PIXELS))}px`;
+  list.style.setProperty("--above", fade(list.scrollTop));
+  list.style.setProperty("--below", fade(list.scrollHeight - list.clientHeight - list.scrollTop));
 }
 
 /** The model and the view in the page's address. */
@@ -229,7 +240,7 @@ function select({ model: name, view: viewName }, change) {
 /** Scroll the list, and only the list, to a model. */
 function revealChoice(label) {
   const box = label.parentElement;
-  const [top, bottom] = [label.offsetTop - 8, label.offsetTop + label.offsetHeight + 8];
+  const [top, bottom] = [label.offsetTop - FADE_PIXELS, label.offsetTop + label.offsetHeight + FADE_PIXELS];
   if (top < box.scrollTop) box.scrollTop = top;
   else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = bottom - box.clientHeight;
 }
@@ -308,7 +319,7 @@ function startTheme() {
 function startKey() {
   keyInput.value = stored.read("sessionStorage", KEY_NAME);
   find("keep-key").checked = keyInput.value !== "";
-  find("key-details").open = keyInput.value !== "" || matchMedia("(min-width: 761px)").matches;
+  find("key-details").open = keyInput.value !== "";
   const keepKey = () => stored.write("sessionStorage", KEY_NAME, find("keep-key").checked ? readKey() : "");
   find("keep-key").addEventListener("change", keepKey);
   keyInput.addEventListener("input", () => {
@@ -332,6 +343,8 @@ function start() {
     main.focus();
   });
   find("reference").href = new URL("docs", SERVER_URL);
+  find("choices").addEventListener("scroll", fadeEdges);
+  new ResizeObserver(fadeEdges).observe(find("choices"));
   find("refresh").addEventListener("click", refresh);
   find("menu").addEventListener("change", (event) => select({ model: event.target.value }, "pushState"));
   window.addEventListener("hashchange", () => {
