@@ -11,9 +11,8 @@ CONTROLS = {
     "button", "checkbox", "combobox", "link", "listbox", "radio", "searchbox", "slider", "spinbutton", "switch", "textbox",
 }  # fmt: skip
 
-# WCAG 2.2, success criterion 1.4.3. Colours are drawn on a canvas, since they may be written in any colour space.
-_CONTRASTS = """async () => {
-  await Promise.all(document.getAnimations().filter((each) => each instanceof CSSTransition).map((each) => each.finished));
+# What is behind an element, and the contrast of two colours. Colours are drawn on a canvas, since they may be written in any colour space.
+_GROUND = """
   const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const read = (color) => {
     context.clearRect(0, 0, 1, 1);
@@ -37,6 +36,12 @@ _CONTRASTS = """async () => {
     const [light, dark] = [luminance(one), luminance(other)].sort((a, b) => b - a);
     return (light + 0.05) / (dark + 0.05);
   };
+"""
+
+# WCAG 2.2, success criterion 1.4.3.
+_CONTRASTS = """async () => {
+  await Promise.all(document.getAnimations().filter((each) => each instanceof CSSTransition).map((each) => each.finished));
+GROUND
   const found = [];
   const measure = (element, text, color) => {
     const style = getComputedStyle(element);
@@ -104,6 +109,13 @@ _UNREACHABLE = """() => {
   }).map(DESCRIBE);
 }"""
 
+# WCAG 2.2, success criterion 1.4.11.
+_UNSEEN_BARS = """() => {
+GROUND
+  const bars = [...document.querySelectorAll(".bar")];
+  return bars.filter((bar) => ratio(behind(bar), behind(bar.parentElement)) < 3).length;
+}"""
+
 
 def _with_description(script: str) -> str:
     return script.replace("DESCRIBE", _DESCRIBE)
@@ -111,7 +123,7 @@ def _with_description(script: str) -> str:
 
 def faint_texts(page: Page) -> list[str]:
     """The texts whose contrast with what is behind them is below 4.5, or 3 for large ones."""
-    measured = page.evaluate(_CONTRASTS)
+    measured = page.evaluate(_CONTRASTS.replace("GROUND", _GROUND))
     assert measured
     return [f"{each['text']!r}: {each['ratio']}" for each in measured if each["ratio"] < each["needed"]]
 
@@ -124,10 +136,7 @@ def tab_stops(page: Page) -> list[str]:
 
 def press_tab_through(page: Page, most: int = 120) -> list[str]:
     """What the key Tab reaches from the page's start to its end."""
-    # Tab goes on from what had the focus last.
-    page.evaluate(
-        "() => { const { body } = document; body.tabIndex = -1; body.focus(); body.removeAttribute('tabindex'); }"
-    )
+    page.evaluate(_TO_START)
     reached: list[str] = []
     for _ in range(most):
         page.keyboard.press("Tab")
@@ -184,9 +193,6 @@ def moving(page: Page) -> list[str]:
 
 
 def unseen_bars(page: Page) -> int:
-    """How many bars have the colour of what is behind them."""
-    count: int = page.evaluate(
-        """() => [...document.querySelectorAll(".bar")].filter((bar) =>
-          getComputedStyle(bar).backgroundColor === getComputedStyle(bar.parentElement).backgroundColor).length"""
-    )
+    """How many bars have a contrast below 3 with what is behind them."""
+    count: int = page.evaluate(_UNSEEN_BARS.replace("GROUND", _GROUND))
     return count

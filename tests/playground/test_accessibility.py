@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.browser import Visit, needs_browser
-from tests.playground.conftest import VIEWS
+from tests.playground.conftest import VIEWS, OpenWorkbench
 from tests.playground.inspection import (
     CONTROLS,
     accessibility_nodes,
@@ -31,11 +31,14 @@ pytestmark = [pytest.mark.slow, needs_browser()]
 _NAMED = {"heading", "table", "image", "region", "radiogroup"}
 
 
+WINDOW: ViewportSize = {"width": 1280, "height": 800}
+
+
 @pytest.fixture(scope="module", params=VIEWS, ids="-".join)
-def page(request: pytest.FixtureRequest, browser: Browser, server: ServerProcess) -> Iterator[Page]:
+def shared_page(request: pytest.FixtureRequest, browser: Browser, server: ServerProcess) -> Iterator[Page]:
     """A view with an answer in it."""
     model, view = request.param
-    with Visit(browser, server.url, viewport={"width": 1280, "height": 800}) as visit:
+    with Visit(browser, server.url) as visit:
         bench = Workbench(visit)
         bench.open(model, view)
         if model == "chat":
@@ -43,6 +46,20 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ServerProcess
         bench.send()
         yield visit.page
         assert visit.faults == []
+
+
+@pytest.fixture
+def page(shared_page: Page) -> Page:
+    """The same for each test: in a wide window, as screens show it, from its start."""
+    shared_page.set_viewport_size(WINDOW)
+    shared_page.emulate_media(media="null", color_scheme="null", reduced_motion="null", forced_colors="null")
+    shared_page.evaluate("() => scrollTo(0, 0)")
+    return shared_page
+
+
+def unfold(page: Page) -> None:
+    """Show what is folded."""
+    page.evaluate("() => document.querySelectorAll('details').forEach((each) => { each.open = true; })")
 
 
 def test_screen_readers_get_names_and_a_structure(page: Page) -> None:
@@ -70,16 +87,63 @@ def test_what_has_the_focus_is_outlined(page: Page) -> None:
 def test_windows(width: int, height: int, page: Page) -> None:
     """The page never scrolls sideways, and no control is cut off."""
     page.set_viewport_size({"width": width, "height": height})
-    for folded in page.locator("main details:not([open]) > summary").all():
-        folded.click()
+    unfold(page)
     assert overflow(page) == 0
     assert unreachable_controls(page) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast(scheme: Literal["light", "dark"], page: Page) -> None:
+SCHEMES: list[Literal["light", "dark"]] = ["light", "dark"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", [1280, 360])
+def test_contrast(width: int, scheme: Literal["light", "dark"], page: Page) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
+    unfold(page)
+    assert page.locator(".choice").first.is_visible() == (width == 1280)
     assert faint_texts(page) == []
+
+
+def show_error(bench: Workbench) -> str:
+    bench.page.route("**/models/sentiment", lambda route: route.fulfill(status=503, json={"error": "Busy."}))
+    bench.open("sentiment")
+    bench.send()
+    bench.visit.expect_fault("status of 503")
+    return ".error h3"
+
+
+def show_problem(bench: Workbench) -> str:
+    bench.open("sentiment")
+    bench.field("Text").fill("")
+    bench.send_button.click()
+    return ".problem"
+
+
+def show_loading_model(bench: Workbench) -> str:
+    index = [{"name": "embed", "version": "1", "state": "LOADING", "reason": ""}]
+    bench.page.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "embed"}, {"id": "other"}]}))
+    bench.page.route("**/v2/repository/index", lambda route: route.fulfill(json=index))
+    bench.open("other")
+    return ".choice.waiting:not(:has(:checked)) .name"
+
+
+def show_no_list(bench: Workbench) -> str:
+    bench.page.route("**/v1/models", lambda route: route.fulfill(status=401, json={"error": "no key"}))
+    bench.open()
+    bench.visit.expect_fault("status of 401")
+    return ".error h1"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("show", [show_error, show_problem, show_loading_model, show_no_list])
+def test_contrast_of_what_is_no_answer(
+    show: Callable[[Workbench], str], scheme: str, workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    """Each shows something, and returns its selector."""
+    bench = workbenches(server, color_scheme=scheme, viewport=WINDOW)
+    expect(bench.page.locator(show(bench)).first).to_be_visible()
+    assert faint_texts(bench.page) == []
 
 
 def test_reduced_motion(page: Page) -> None:
@@ -93,14 +157,16 @@ def test_colours_that_the_user_forces(page: Page) -> None:
     assert unseen_bars(page) == 0
     chosen = page.locator(".choice").filter(has=page.locator(":checked"))
     expect(chosen).to_have_css("outline-style", "solid")
-    page.emulate_media(forced_colors="none")
 
 
 def test_print(page: Page) -> None:
-    """The answer and the code are printed, and no controls of the page around them."""
+    """The answer and the whole code are printed, and no controls of the page around them."""
+    page.set_viewport_size({"width": 500, "height": 800})
     page.emulate_media(media="print")
-    expect(page.get_by_role("region", name="Answer", exact=True)).to_be_visible()
+    expect(page.locator("main .answer")).to_be_visible()
+    code = page.locator("main pre")
+    expect(code).to_be_visible()
+    assert code.evaluate("(code) => code.scrollHeight <= code.clientHeight && code.scrollWidth <= code.clientWidth")
     expect(page.get_by_role("button", name="Copy")).to_be_hidden()
     expect(page.locator("#models")).to_be_hidden()
     assert overflow(page) == 0
-    page.emulate_media(media="screen")
