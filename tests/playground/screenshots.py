@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser
 
@@ -22,8 +23,8 @@ from tests.playground.workbench import Workbench
 from tests.servers import ROOT, serve_models
 
 FOLDER = ROOT / "docs/how-to/playground"
-# The page has few colours; this many need a third of the bytes.
-_COLOURS = 192
+# A PNG with a palette has at most so many, and needs a third of the bytes.
+_COLOURS = 256
 # That of `make serve`, since the pictures show it.
 _PORT = 3000
 
@@ -53,11 +54,6 @@ def _show_python(bench: Workbench) -> None:
     bench.page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
 
 
-def _go_to_answer(bench: Workbench) -> None:
-    bench.send()
-    bench.answer.evaluate("element => element.previousElementSibling.scrollIntoView()")
-
-
 PICTURES = {
     "classification": Picture("sentiment"),
     "entities": Picture("ner"),
@@ -73,7 +69,7 @@ PICTURES = {
     "code": Picture("embed", "similarity", prepare=_show_python),
     "error": Picture("chat", "completion", texts={"Text": "Once more. " * 1000}),
     "dark": Picture("embed", "similarity", scheme="dark"),
-    "narrow": Picture("ner", prepare=_go_to_answer, width=360, height=640),
+    "narrow": Picture("ner", width=360, height=920),
 }
 
 
@@ -90,9 +86,24 @@ def take(browser: Browser, server: str, picture: Picture) -> bytes:
         visit.page.wait_for_load_state("networkidle")
         shot = visit.page.screenshot(animations="disabled", caret="hide")
     written = io.BytesIO()
-    image = Image.open(io.BytesIO(shot)).convert("RGB")
-    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    _reduce_colours(Image.open(io.BytesIO(shot)).convert("RGB")).save(written, "PNG", optimize=True)
     return written.getvalue()
+
+
+def _reduce_colours(image: Image.Image) -> Image.Image:
+    """The image with its most frequent colours; others, which are those of the edges of letters, become similar ones.
+
+    Pillow's own choices of a palette mix colours that are rare but matter, such as that of an error's title.
+    """
+    colours, indices, counts = np.unique(
+        np.asarray(image, dtype=np.int32).reshape(-1, 3), axis=0, return_inverse=True, return_counts=True
+    )
+    palette = colours[np.argsort(-counts, kind="stable")[:_COLOURS]]
+    nearest = np.square(colours[:, np.newaxis] - palette).sum(axis=2).argmin(axis=1)
+    pixels = nearest[indices].reshape(image.height, image.width)
+    reduced = Image.fromarray(pixels.astype(np.uint8), "P")
+    reduced.putpalette(palette.ravel().tolist())
+    return reduced
 
 
 def main(names: list[str]) -> None:
