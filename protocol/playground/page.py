@@ -12,7 +12,7 @@ FILES = Path(__file__).with_name("static")
 # They run in this order and share one scope: what all views use, the views, and what starts them.
 _SCRIPTS = (
     "elements.js", "requests.js", "snippets.js", "parts.js", "lists.js", "generation.js", "views.js", "views/*.js",
-    "workbench.js", "application.js",
+    "form.js", "output.js", "code.js", "workbench.js", "application.js",
 )  # fmt: skip
 
 

@@ -78,6 +78,12 @@ def test_a_key_is_kept_only_if_the_user_wants_it(workbenches: OpenWorkbench, gua
     bench.visit.expect_fault("status of 401")
 
 
+def test_a_key_that_no_header_can_carry(bench: Workbench) -> None:
+    bench.key_field().fill("schlüssel🔑")
+    bench.send_button.click()
+    expect(bench.alert.first).to_contain_text("The key has characters that no header can carry.")
+
+
 def test_names_are_text(bench: Workbench) -> None:
     """A model's name and its labels never run as code, nor break the page or the code that it shows."""
     for name in NAMES:

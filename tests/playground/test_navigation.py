@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.browser import needs_browser
+from tests.playground.answers import answer_in_turn
 from tests.playground.conftest import OpenWorkbench
 from tests.playground.workbench import Workbench, press
 from tests.servers import ServerProcess
 
 pytestmark = [pytest.mark.slow, needs_browser()]
-
-Answer = dict[str, Any]
-
-_STREAM_START = 'data: {"choices": [{"delta": {"content": "Once"}, "finish_reason": null}]}\n\n'
-_STREAM = _STREAM_START.replace("null", '"stop"') + "data: [DONE]\n\n"
-_STREAMS = {"content-type": "text/event-stream"}
-
-
-def answer_in_turn(page: Page, path: str, *answers: Answer) -> list[Any]:
-    """Answer the requests of a path so, one after the other, and return the bodies that they have."""
-    bodies: list[Any] = []
-
-    def answer(route: Route) -> None:
-        bodies.append(route.request.post_data and json.loads(route.request.post_data))
-        route.fulfill(**answers[min(len(bodies), len(answers)) - 1])
-
-    page.route(f"**/{path}", answer)
-    return bodies
 
 
 def button(bench: Workbench, name: str) -> Locator:
@@ -146,90 +127,11 @@ def test_a_newer_list_wins(workbenches: OpenWorkbench, server: ServerProcess) ->
     expect(bench.page.locator("h1")).to_have_text("sentiment")
 
 
-LISTS = [
-    ({"json": {"data": None}}, "No list of models"),
-    ({"json": {"data": []}}, "No models"),
-    ({"body": "<h1>proxy</h1>"}, "No list of models"),
-    ({"status": 502, "content_type": "text/html", "body": "<h1>proxy</h1>"}, "No list of models"),
-    ({"status": 401, "json": {"error": "no key"}}, "This server asks for a key"),
-]
-
-
-@pytest.mark.parametrize(("answer", "title"), LISTS)
-def test_lists_that_are_none(answer: Answer, title: str, workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    bench = workbenches(server)
-    answer_in_turn(bench.page, "v1/models", answer)
-    bench.open()
-    expect(bench.page.locator("h1")).to_have_text(title)
-    expect(bench.page.locator("main")).not_to_contain_text("<h1>")
-    if answer.get("status"):
-        bench.visit.expect_fault(f"status of {answer['status']}")
-
-
-def test_a_card_without_capabilities(workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    bench = workbenches(server)
-    answer_in_turn(bench.page, "v1/models", {"json": {"data": [{"id": "bare", "task": "text_embedding"}]}})
-    bench.open()
-    expect(bench.page.locator("main")).to_contain_text("This page has no view for the model.")
-
-
-BROKEN = [
-    ({"headers": _STREAMS, "body": _STREAM_START}, "broke off"),
-    ({"headers": _STREAMS, "body": _STREAM_START + 'data: {"error": {"message": "Full.", "code": "x"}}\n\n'}, "Full."),
-    ({"status": 503, "json": {"error": "Busy."}}, "Busy."),
-    ({"headers": _STREAMS, "body": "data: {\n\n"}, "not JSON"),
-]
-
-
-@pytest.mark.parametrize(("broken", "message"), BROKEN)
-@pytest.mark.parametrize(("view", "path"), [("chat", "v1/chat/completions"), ("completion", "v1/completions")])
-def test_a_broken_answer_is_asked_for_again(
-    view: str, path: str, broken: Answer, message: str, workbenches: OpenWorkbench, server: ServerProcess
-) -> None:
-    """The same request goes out, and nothing of the broken answer stays."""
-    bench = workbenches(server)
-    bodies = answer_in_turn(bench.page, path, broken, {"headers": _STREAMS, "body": _STREAM})
-    bench.open("chat", view)
-    bench.send()
-    expect(bench.alert).to_contain_text(message)
-    expect(bench.fact("Request")).to_contain_text("playground-")
-    if broken.get("status"):
-        bench.visit.expect_fault(f"status of {broken['status']}")
-    button(bench, "Try again").click()
-    expect(bench.alert).to_have_count(0)
-    assert bodies[1] == bodies[0]
-    if view == "chat":
-        expect(bench.answer.locator(".turn")).to_have_count(2)
-
-
-def test_send_is_pressed_twice(workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    bench = workbenches(server)
-    bench.open("chat", "chat")
-    bench.limit_tokens(4)
-    bench.send_button.dblclick()
-    bench.wait()
-    expect(bench.alert).to_have_count(0)
-    assert len(bench.exchanges) == 1
-
-
-def test_enter_sends_a_message(workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    """Shift and Enter begin a line."""
-    bench = workbenches(server)
-    bench.open("chat", "chat")
-    bench.limit_tokens(4)
-    bench.field("Message").fill("One")
-    bench.page.keyboard.press("Shift+Enter")
-    bench.page.keyboard.insert_text("Two")
-    bench.page.keyboard.press("Enter")
-    bench.wait()
-    assert bench.exchanges[-1].body["messages"][-1]["content"] == "One\nTwo"
-
-
 def test_a_problem_in_folded_options_is_shown(workbenches: OpenWorkbench, server: ServerProcess) -> None:
     bench = workbenches(server)
     bench.open("qa")
     summary = bench.page.locator("main summary", has_text="Options")
-    number = bench.field("Top n answers")
+    number = bench.field("Number of answers")
     summary.click()
     number.fill("0")
     summary.click()
@@ -249,7 +151,7 @@ def test_a_changed_key(end: str, workbenches: OpenWorkbench, server: ServerProce
     """The list is fetched once, and the focus goes where the user sends it."""
     bench = workbenches(server)
     bench.open("sentiment")
-    key = bench.page.get_by_label("Key, if the server asks for one")
+    key = bench.key_field()
     answers = answer_in_turn(bench.page, "v1/models", {"status": 401, "json": {"error": "wrong key"}})
     key.fill("wrong")
     bench.page.keyboard.press(end)
@@ -260,14 +162,6 @@ def test_a_changed_key(end: str, workbenches: OpenWorkbench, server: ServerProce
     else:
         expect(bench.page.get_by_label("Keep it until this tab is closed")).to_be_focused()
     bench.visit.expect_fault("status of 401")
-
-
-def test_a_key_that_no_header_can_carry(workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    bench = workbenches(server)
-    bench.open("sentiment")
-    bench.page.get_by_label("Key, if the server asks for one").fill("schlüssel🔑")
-    bench.send_button.click()
-    expect(bench.alert.first).to_contain_text("The key has characters that no header can carry.")
 
 
 @pytest.mark.parametrize(("width", "top"), [(360, 420), (1280, 300)])

@@ -55,11 +55,11 @@ class Workbench:
 
     @property
     def answer(self) -> Locator:
-        return self.page.get_by_role("region", name="Answer", exact=True)
+        return self.page.get_by_role("region", name=re.compile("^(Answer|Conversation)$"))
 
     @property
     def code(self) -> Locator:
-        return self.page.get_by_role("region", name="Code of this request").locator("pre")
+        return self.page.get_by_role("region", name="Code for these inputs").locator("pre")
 
     @property
     def alert(self) -> Locator:

@@ -30,15 +30,16 @@ function followStream(words, readAdded) {
     finish(outcome) {
       words.normalize();
       const text = words.textContent;
-      return { text, note: describeEnd(text, outcome, reason) };
+      return { text, note: describeEnd(text, outcome, reason, usage) };
     },
   };
 }
 
 /** Why a text ended, if not by itself, or why there is none. */
-function describeEnd(text, outcome, reason) {
+function describeEnd(text, outcome, reason, usage) {
   if (outcome === "stopped") return "You stopped it.";
-  if (outcome === "failed") return "It broke off.";
-  if (reason === "length") return "It has as many tokens as you allow.";
+  // Where nothing came, the error says all.
+  if (outcome === "failed") return text === "" ? "" : "The answer was interrupted.";
+  if (reason === "length") return `Stopped at the maximum of ${usage ? `${usage.completion_tokens} ` : ""}tokens.`;
   return text === "" ? "The answer is empty." : "";
 }

@@ -16,18 +16,20 @@ const VIEWS = [];
  * @returns {Promise<object>} the answer; {} for an error
  *
  * @typedef {object} Panel
- * @property {Element[]} fields what the user fills in
+ * @property {(Element|null)[]} fields what the user fills in; null for one that the model does not need
  * @property {() => {path: string, body: object}} read the request of the fields; throws FieldError
- * @property {(answer: object, request: object) => Shown} show what is shown of an answer that came as a whole
- * @property {(request: object) => Stream} [start] for answers that come in pieces, instead of `show`; the request of one
- *   that failed may come again
+ * @property {(answer: object, request: object) => Shown} [show] what is shown of an answer that came as a whole
+ * @property {(request: object) => Stream} [start] for answers that come in pieces, instead of `show`; the request of
+ *   one that failed may come again
  * @property {(body: object) => string[]} [listTexts] the texts of a request whose tokens the answer does not
  *   tell; none where the model reads other tokens than these texts have, such as those of pairs
- * @property {Element} [log] what was said before: it is shown above the fields, and Enter sends
+ * @property {Element} [log] what was said before: it is shown above the fields
+ * @property {Element} [message] the field in which Enter sends
+ * @property {(error: CallError) => string} [advise] what the user can do about an error, if the view knows it better
  * @property {() => void} [clear] forgets what came before
  *
  * @typedef {object} Shown
- * @property {Element[]} content
+ * @property {(Element|null)[]} content
  * @property {string} summary one sentence, which screen readers say
  *
  * @typedef {object} Stream

@@ -1,7 +1,4 @@
-// The workbench of a view: its fields, the answer to the last request, and the code of that request.
-
-const SHOWN_CODE_CHARACTERS = 20_000;
-const TYPING_MILLISECONDS = 150;
+// The workbench of a view: its form, the answer to the last request, and the code for its inputs.
 
 /**
  * A workbench of a model and a view.
@@ -18,271 +15,161 @@ function createWorkbench(model, view, readKey, onUnauthorized) {
     }
   };
   const panel = view.create(model, lookUp);
-  const send = element("button", { type: "submit", class: "main" }, "Send");
-  const stop = button("Stop", () => running.stop(), { hidden: true });
-  const clear = panel.clear && button("Start again", () => restart());
-  const problem = element("p", { class: "problem", role: "alert", id: newId() });
-  const facts = element("dl", { class: "numbers" });
-  const content = element("div", { class: "content" });
-  const code = createCode(readKey);
-  // The request under way, and the last one: what comes for others is dropped.
-  let running = null;
-  let last = null;
-
-  const modifier = /Mac|iP/.test(navigator.platform) ? "⌘" : "Ctrl";
-  const keys = panel.log ? "Enter sends, Shift + Enter begins a line" : `${modifier} + Enter sends`;
-  const form = element(
-    "form",
-    { class: "fields", novalidate: true },
-    panel.fields,
-    problem,
-    element("div", { class: "actions" }, send, stop, clear, element("p", { class: "hint keys" }, keys)),
-  );
-  const output = element(
-    "section",
-    { class: "answer", "aria-label": "Answer", "aria-busy": "false" },
-    element("div", { class: "heading" }, element("h2", {}, panel.log ? "Conversation" : "Answer"), facts),
-    content,
-  );
-
-  function clearProblem() {
-    problem.textContent = "";
-    for (const control of form.querySelectorAll("[aria-invalid]")) {
-      control.removeAttribute("aria-invalid");
-      control.setAttribute("aria-describedby", control.getAttribute("aria-describedby").replace(problem.id, "").trim());
-    }
-  }
-
-  function showProblem({ message, control }) {
-    problem.textContent = message;
-    if (control.matches("input, textarea, select")) {
-      control.setAttribute("aria-invalid", "true");
-      control.setAttribute("aria-describedby", `${control.getAttribute("aria-describedby") ?? ""} ${problem.id}`.trim());
-    }
-    control.closest("details")?.setAttribute("open", "");
-    control.focus();
-  }
-
-  /** The request of the fields; null if they make none, of which `onProblem` is told. */
-  function read(onProblem) {
-    try {
-      return panel.read();
-    } catch (error) {
-      if (!(error instanceof FieldError)) throw error;
-      onProblem(error);
-      return null;
-    }
-  }
-
-  /** Show the code of the fields' request; that of the last one where they make none. */
-  function updateCode() {
-    code.show(read(() => {}) ?? code.request);
-  }
-
-  function setRunning(next) {
-    running = next;
-    if (!next && stop === document.activeElement) send.focus();
-    stop.hidden = !next;
-    output.setAttribute("aria-busy", String(Boolean(next)));
-  }
-
-  function restart() {
-    running?.stop();
-    panel.clear?.();
-    clearProblem();
-    showFacts(facts, {});
-    content.replaceChildren(panel.log ?? element("p", { class: "hint" }, "Nothing has been sent yet."));
-    updateCode();
-  }
-
-  function submit() {
-    clearProblem();
-    // A second press of the button, while the first is being answered, finds a field empty that the first has emptied.
-    const onProblem = (error) => {
-      if (!running || error.control.value !== "") showProblem(error);
-    };
-    if (!read(onProblem)) return;
-    running?.stop();
-    start(panel.read());
-  }
-
-  /** Send a request and show its answer, until it is stopped or another one is sent. */
-  async function start(request) {
-    const controller = new AbortController();
-    const stream = panel.start?.(request);
-    const began = performance.now();
-    let firstAfter = null;
-    const isCurrent = () => running === sending;
-    const tell = (text) => output.isConnected && announce(text);
-    const sending = {
-      stop() {
-        setRunning(null);
-        controller.abort();
-        stream?.finish("stopped");
-        if (!stream) content.replaceChildren(element("p", { class: "hint" }, "You stopped it."));
-        tell("Stopped.");
-      },
-    };
-    const onEvent = (event) => {
-      if (!isCurrent()) return;
-      firstAfter ??= performance.now() - began;
-      stream.onEvent(event);
-    };
-    last = request;
-    setRunning(sending);
-    code.show(request);
-    showFacts(facts, {});
-    if (stream) content.replaceChildren(...stream.content);
-    reveal(panel.log ? form : output);
-    tell("Sent.");
-    try {
-      const result = await call(request, { key: readKey(), signal: controller.signal, onEvent: stream && onEvent });
-      if (!isCurrent()) return;
-      const shown = stream ? { summary: stream.finish("whole") } : panel.show(result.answer, request);
-      if (!stream) content.replaceChildren(...shown.content.filter(Boolean));
-      const usage = stream ? stream.usage() : result.answer.usage;
-      showFacts(facts, { ...result, firstAfter, usage });
-      tell(`Answer after ${Math.round(result.milliseconds)} ms. ${shown.summary}`);
-      if (!usage) countTokens(request, result);
-      clearProblem();
-    } catch (error) {
-      if (isCurrent()) fail(error, request, stream);
-    } finally {
-      if (isCurrent()) setRunning(null);
-    }
-  }
-
-  function fail(error, request, stream) {
-    stream?.finish("failed");
-    const isCall = error instanceof CallError;
-    const shown = isCall ? error : new CallError("This page cannot show the answer.", { isAnswered: true });
-    const box = showError(shown, () => {
-      send.focus();
-      start(request);
-    });
-    // Before what has come of a stream, which may be long; a log is scrolled to its end.
-    if (panel.log) content.append(box);
-    else if (stream) content.prepend(box);
-    else content.replaceChildren(box);
-    showFacts(facts, shown);
-    if (shown.status === 401 && output.isConnected) onUnauthorized();
-    if (!isCall) throw error;
-  }
-
-  /** Tell the tokens of texts, where the answer does not. */
-  async function countTokens(request, result) {
-    const texts = panel.listTexts?.(request.body) ?? [];
-    if (texts.length === 0) return;
-    const counted = await lookUp({ path: `tokenize?model=${encodeURIComponent(model.id)}`, body: { inputs: texts } });
-    if (!Array.isArray(counted) || last !== request || running) return;
-    const tokens = counted.reduce((sum, each) => sum + each.length, 0);
-    showFacts(facts, { ...result, usage: { prompt_tokens: tokens } });
-  }
-
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    submit();
-  });
-  form.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.isComposing) return;
-    const isMessage = panel.log && !event.shiftKey && event.target.matches(".fields > .field > textarea");
-    if (!(event.ctrlKey || event.metaKey || isMessage)) return;
-    event.preventDefault();
-    submit();
-  });
-  let typing = 0;
-  const onInput = () => {
-    clearTimeout(typing);
-    typing = setTimeout(updateCode, TYPING_MILLISECONDS);
+  const bench = {
+    model, panel, lookUp, readKey, onUnauthorized,
+    output: createOutput(panel),
+    code: createCode(readKey),
+    form: createForm(panel, {
+      submit: () => submitForm(bench),
+      stop: () => stopExchange(bench),
+      restart: () => restart(bench),
+      change: () => updateCode(bench),
+    }),
+    // The exchange under way, and the last one: what comes for others is dropped.
+    running: null,
+    latest: null,
   };
-  form.addEventListener("input", onInput);
-  form.addEventListener("change", onInput);
-  restart();
-
-  const pair = panel.log
-    ? element("div", { class: "card conversation" }, output, form)
-    : element("div", { class: "pair" }, form, output);
-  if (!panel.log) [form, output].forEach((each) => each.classList.add("card"));
+  restart(bench);
   return {
-    element: element("div", { class: "workbench" }, pair, code.element),
-    updateCode,
-    stop: () => running?.stop(),
+    element: element("div", { class: "workbench" }, layOut(bench), bench.code.element),
+    updateCode: bench.code.update,
+    stop: () => stopExchange(bench),
   };
 }
 
-/** Scroll to an element that begins outside the window, or near its lower edge. */
-function reveal(element) {
-  const { top } = element.getBoundingClientRect();
-  if (top < 0 || top > innerHeight - 200) element.scrollIntoView({ block: "nearest" });
+/** The form beside the answer, each in a card; a conversation is above its form, both in one. */
+function layOut({ panel, form, output }) {
+  if (panel.log) return element("div", { class: "card conversation" }, output.element, form.element);
+  [form, output].forEach((each) => each.element.classList.add("card"));
+  return element("div", { class: "pair" }, form.element, output.element);
 }
 
-/** Milliseconds, tokens and the request's id. */
-function showFacts(list, { milliseconds, firstAfter, usage, requestId }) {
-  const facts = [];
-  const add = (name, value, kind) =>
-    facts.push(element("div", { class: kind }, element("dt", {}, name), element("dd", {}, value)));
-  if (milliseconds) add("Latency", `${milliseconds.toFixed(milliseconds < 100 ? 1 : 0)} ms`);
-  if (firstAfter) add("First token", `${firstAfter.toFixed(0)} ms`);
-  if (usage?.prompt_tokens !== undefined) add("Input", `${usage.prompt_tokens} tokens`);
-  if (usage?.completion_tokens) {
-    add("Output", `${usage.completion_tokens} tokens`);
-    const seconds = (milliseconds - (firstAfter ?? 0)) / 1000;
-    if (firstAfter && usage.completion_tokens > 1 && seconds > 0) {
-      add("Speed", `${((usage.completion_tokens - 1) / seconds).toFixed(1)} tokens/s`);
-    }
+/** Show the code for the inputs, or why there is none. */
+function updateCode({ form, code }) {
+  const request = form.read(({ message }) => code.showProblem(message));
+  if (request) code.show(request);
+}
+
+/** Forget what was sent and what came. */
+function restart(bench) {
+  stopExchange(bench);
+  bench.latest = null;
+  bench.panel.clear?.();
+  bench.form.clearProblem();
+  bench.output.clear();
+  updateCode(bench);
+}
+
+/** Send the request of the fields, or say what is wrong with them. */
+function submitForm(bench) {
+  const { form, code } = bench;
+  form.clearProblem();
+  const onProblem = (error) => {
+    // A second press of the button, while the first is being answered, finds the message that the first has emptied.
+    if (bench.running && error.control === bench.panel.message) return;
+    form.showProblem(error);
+    code.showProblem(error.message);
+  };
+  if (!form.read(onProblem)) return;
+  dropExchange(bench);
+  // Read again: what was under way is in the history now.
+  const request = bench.panel.read();
+  code.show(request);
+  startExchange(bench, request);
+}
+
+function setRunning(bench, exchange) {
+  bench.running = exchange;
+  bench.form.setRunning(Boolean(exchange));
+  bench.output.setBusy(Boolean(exchange));
+}
+
+/** End the exchange under way; what came of a stream stays. */
+function dropExchange(bench) {
+  const exchange = bench.running;
+  if (!exchange) return;
+  setRunning(bench, null);
+  exchange.controller.abort();
+  exchange.stream?.finish("stopped");
+}
+
+/** End the exchange under way, and say so. */
+function stopExchange(bench) {
+  if (!bench.running) return;
+  const { stream } = bench.running;
+  dropExchange(bench);
+  if (!stream) bench.output.showHint("You stopped it.");
+  bench.output.tell("Stopped.");
+}
+
+/** Send a request and show its answer, until it is stopped or another one is sent. */
+async function startExchange(bench, request) {
+  dropExchange(bench);
+  const { panel, form, output } = bench;
+  const controller = new AbortController();
+  const exchange = { request, controller, stream: panel.start?.(request), began: performance.now(), firstAfter: null };
+  const isCurrent = () => bench.running === exchange;
+  const onEvent = (event) => {
+    if (!isCurrent()) return;
+    exchange.firstAfter ??= performance.now() - exchange.began;
+    exchange.stream.onEvent(event);
+  };
+  bench.latest = exchange;
+  setRunning(bench, exchange);
+  output.showFigures({});
+  if (exchange.stream) output.show(exchange.stream.content);
+  reveal(panel.log ? form.element : output.element);
+  output.tell("Sent.");
+  try {
+    const options = { key: bench.readKey(), signal: controller.signal, onEvent: exchange.stream && onEvent };
+    const result = await call(request, options);
+    if (isCurrent()) showAnswer(bench, exchange, result);
+  } catch (error) {
+    if (isCurrent()) showFailure(bench, exchange, error);
+  } finally {
+    if (isCurrent()) setRunning(bench, null);
   }
-  if (requestId) add("Request", requestId, "id");
-  list.replaceChildren(...facts);
 }
 
-function showError(error, retry) {
-  const title = error.status ? `Error ${error.status}` : error.isAnswered ? "Not understood" : "No whole answer";
-  return element(
-    "div",
-    { class: "error", role: "alert" },
-    element("h3", {}, title),
-    element("p", {}, error.message),
-    element("p", { class: "hint" }, advise(error)),
-    isTemporary(error) ? button("Try again", retry) : null,
-  );
+function showAnswer(bench, exchange, result) {
+  const { panel, output } = bench;
+  const { request, stream, firstAfter } = exchange;
+  const shown = stream ? { summary: stream.finish("whole") } : panel.show(result.answer, request);
+  if (!stream) output.show(shown.content);
+  const usage = stream ? stream.usage() : result.answer.usage;
+  output.showFigures({ ...result, firstAfter, usage });
+  output.tell(`Answer after ${Math.round(result.milliseconds)} ms. ${shown.summary}`);
+  if (!usage) countTokens(bench, exchange, result);
+  bench.form.clearProblem();
 }
 
-/** The code of a request in the languages of CODE_KINDS; a long one is shown in part, and copied as a whole. */
-function createCode(readKey) {
-  let kind = CODE_KINDS[0].id;
-  const shown = element("code");
-  const copied = element("span", { role: "status", class: "hint" });
-  const write = () => CODE_KINDS.find(({ id }) => id === kind).write(code.request, readKey() !== "");
-  const copy = async () => {
-    copied.textContent = (await copyText(write())) ? "Copied" : "The browser does not allow it";
+/** Show an error of the server; also one of this page, which is thrown again for the console. */
+function showFailure(bench, { request, stream }, error) {
+  const { panel, form, output } = bench;
+  stream?.finish("failed");
+  const isCall = error instanceof CallError;
+  const shown = isCall ? error : new CallError("This page cannot show the answer.", NOT_UNDERSTOOD);
+  const retry = () => {
+    form.focusSend();
+    startExchange(bench, request);
   };
-  const code = {
-    request: null,
-    show(request) {
-      if (request === null) return;
-      code.request = request;
-      copied.textContent = "";
-      const text = write();
-      const rest = text.length - SHOWN_CODE_CHARACTERS;
-      const note = `\n… and ${rest} more characters, which “Copy” copies too.`;
-      shown.textContent = rest > 0 ? text.slice(0, SHOWN_CODE_CHARACTERS) + note : text;
-    },
-  };
-  const choose = (id) => {
-    kind = id;
-    code.show(code.request);
-  };
-  code.element = element(
-    "section",
-    { class: "card code", "aria-label": "Code of this request" },
-    element(
-      "div",
-      { class: "heading" },
-      element("h2", {}, "Code of this request"),
-      element("div", { class: "copy" }, copied, button("Copy", copy)),
-      segments("Language", CODE_KINDS, kind, choose),
-    ),
-    element("pre", { tabindex: "0", "aria-label": "Code" }, shown),
-  );
-  return code;
+  output.showError(errorBox(shown, panel.advise?.(shown) || advise(shown), retry), Boolean(stream));
+  output.showFigures(shown);
+  if (shown.status === 401 && output.element.isConnected) bench.onUnauthorized();
+  if (!isCall) throw error;
+}
+
+/** Tell the tokens of texts, where the answer does not. */
+async function countTokens(bench, exchange, result) {
+  const { model, panel, lookUp, output } = bench;
+  const texts = panel.listTexts?.(exchange.request.body) ?? [];
+  if (texts.length === 0) return;
+  const counted = await lookUp({ path: `tokenize?model=${encodeURIComponent(model.id)}`, body: { inputs: texts } });
+  if (!Array.isArray(counted) || bench.latest !== exchange) return;
+  const lengths = counted.map((tokens) => tokens.length);
+  const most = model.max_model_len;
+  // What the page cannot know is whether the server cuts off the rest, or has the model read it in further windows.
+  const inputNote = most && Math.max(...lengths) > most ? `; the model reads at most ${most} at once` : "";
+  const usage = { prompt_tokens: lengths.reduce((sum, length) => sum + length, 0) };
+  output.showFigures({ ...result, usage, inputNote });
 }

@@ -8,7 +8,7 @@ registerView({
     const system = textArea("", { rows: 2 });
     const message = textArea("Sarah lives in Munich. Where does Sarah live?");
     const generation = generationFields("256");
-    const log = element("div", { class: "chat wide", role: "group", "aria-label": "Conversation", tabindex: "0" });
+    const log = element("div", { class: "chat wide", role: "group", "aria-label": "Messages", tabindex: "0" });
     let history = [];
     // The bubbles of a turn that broke off: it is no part of the history, and the next turn takes its place.
     let broken = [];
@@ -27,9 +27,10 @@ registerView({
 
     return {
       log,
+      message,
       fields: [
         field("Message", message),
-        options(...generation.fields, field("Instructions (system prompt)", system)),
+        optionalFields(...generation.fields, field("Instructions (system prompt)", system)),
       ],
       read() {
         const messages = [...history, { role: "user", content: readText(message) }];
@@ -37,6 +38,7 @@ registerView({
         const body = { model: model.id, messages, ...generation.read() };
         return { path: "v1/chat/completions", body };
       },
+      advise: ({ status }) => (status === 400 ? FULL_CONTEXT_ADVICE : ""),
       clear() {
         history = [];
         broken = [];
@@ -78,3 +80,7 @@ registerView({
     };
   },
 });
+
+// A chat that grew too long is the usual reason of a refusal.
+const FULL_CONTEXT_ADVICE =
+  "If the conversation is too long, start a new one or allow fewer tokens. Else change the inputs as the message says.";
