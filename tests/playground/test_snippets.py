@@ -14,17 +14,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser import needs_browser
+from tests.conftest import ModelFolder
 from tests.docs.answers import assert_alike
 from tests.playground.conftest import VIEWS, OpenWorkbench
-from tests.playground.workbench import set_value
-from tests.servers import ServerProcess
+from tests.playground.workbench import Workbench, set_value
+from tests.servers import ServerProcess, free_port, serve_models
 
 pytestmark = [pytest.mark.slow, needs_browser()]
 
+KEY = "secret"
 # What differs between two equal requests.
 _OWN = {"id", "created", "request_id", "system_fingerprint"}
 
@@ -41,12 +44,7 @@ def test_the_shown_code_gets_the_shown_answer(
     request = bench.exchanges[-1].body
     streams = bool(request.get("stream"))
     answer = None if streams else bench.repeat()
-    programs = {
-        "curl": ["bash", "-ec", bench.show_code("curl")],
-        "Python": [sys.executable, "-c", bench.show_code("Python")],
-        "OpenAI client": [sys.executable, "-c", _dumping(bench.show_code("OpenAI client"), streams)],
-    }
-    printed = run_all(programs)
+    printed = run_all(write_programs(bench, streams))
     if streams:
         text = streamed_text(printed["curl"])
         assert text
@@ -54,9 +52,108 @@ def test_the_shown_code_gets_the_shown_answer(
         assert printed["OpenAI client"] == text
         expect_shown(bench.answer.inner_text(), text)
     else:
-        assert_alike(without_own(json.loads(printed["curl"])), without_own(answer))
-        assert_alike(without_own(ast.literal_eval(printed["Python"])), without_own(answer))
-        assert_alike(without_own(json.loads(printed["OpenAI client"])), without_own(answer))
+        assert_printed(printed, answer)
+
+
+@pytest.fixture(scope="module")
+def guarded(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that asks for `KEY`."""
+    models = {"model": {"model_dir": model_folder("bert", "sequence_classification")}}
+    with serve_models(tmp_path_factory.mktemp("home"), models, api_key=KEY) as server:
+        yield server
+
+
+def test_the_code_takes_the_key_from_the_environment(workbenches: OpenWorkbench, guarded: ServerProcess) -> None:
+    """The key itself is in none of it."""
+    bench = workbenches(guarded)
+    bench.open()
+    bench.key_field().fill(KEY)
+    bench.page.keyboard.press("Enter")
+    expect(bench.model("model")).to_be_checked()
+    bench.visit.expect_fault("status of 401")
+    bench.send()
+    sent = bench.exchanges[-1]
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.post(guarded.url + sent.path, json=sent.body, headers=headers).raise_for_status().json()
+    programs = write_programs(bench, streams=False)
+    assert KEY not in str(programs)
+    assert_printed(run_all(programs, API_KEY=KEY), answer)
+    refused = run(programs)
+    assert "key" in json.loads(refused["curl"].stdout)["error"]
+    for language in ("Python", "OpenAI client"):
+        assert "KeyError: 'API_KEY'" in refused[language].stderr
+
+
+@pytest.mark.parametrize(("model", "view"), [("sentiment", ""), ("chat", "completion")])
+def test_curl_says_that_the_server_is_not_reached(
+    model: str, view: str, workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    bench = workbenches(server)
+    bench.open(model, view)
+    code = bench.show_code("curl").replace(server.url, f"http://127.0.0.1:{free_port()}")
+    ended = subprocess.run(["bash", "-ec", code], capture_output=True, text=True)
+    assert ended.returncode == 7
+    assert ended.stderr.startswith("curl: (7)")
+
+
+def test_the_code_is_for_the_inputs(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """Where they make no request, the page says why; code of another request would be copied by mistake."""
+    bench = workbenches(server)
+    bench.open("bert")
+    copy = bench.page.get_by_role("button", name="Copy")
+    text = bench.field("Text with gaps")
+    expect(bench.code).to_contain_text("The capital of France")
+    text.fill("")
+    expect(bench.code).to_have_text("No code for these inputs. Text with gaps is empty.")
+    expect(copy).to_be_disabled()
+    bench.show_code("Python")
+    expect(bench.code).to_have_text("No code for these inputs. Text with gaps is empty.")
+    text.fill("It is [MASK].")
+    expect(bench.code).to_contain_text('"inputs": "It is [MASK]."')
+    expect(copy).to_be_enabled()
+    bench.send()
+    # The text then has no gap.
+    bench.page.get_by_role("button", name="Use this text").click()
+    expect(bench.code).to_contain_text("The text has no gap")
+    text.fill("Before the pause [MASK] is sent.")
+    bench.send_button.click()
+    expect(bench.code).to_contain_text("Before the pause")
+
+
+def test_the_code_of_a_message_stays_after_it_is_sent(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """Also if it is sent at once after the last letter, and its field is empty then."""
+    bench = workbenches(server)
+    bench.page.clock.install()
+    bench.open("chat", "chat")
+    bench.limit_tokens(4)
+    bench.field("Message").focus()
+    bench.page.keyboard.press("Control+A")
+    bench.page.keyboard.insert_text("Good morning.")
+    bench.page.keyboard.press("Enter")
+    bench.wait()
+    expect(bench.field("Message")).to_have_value("")
+    # The page writes the code a moment after the last letter.
+    bench.page.clock.fast_forward(1000)
+    expect(bench.code).to_contain_text("Good morning.")
+    bench.page.get_by_role("button", name="New conversation").click()
+    expect(bench.code).to_have_text("No code for these inputs. Message is empty.")
+
+
+def test_copying_without_tls_keeps_the_focus(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """Pages of plain HTTP have no clipboard of their own."""
+    bench = workbenches(server)
+    bench.visit.context.add_init_script("delete Navigator.prototype.clipboard")
+    bench.open("sentiment")
+    code = bench.show_code("curl")
+    copy = bench.page.get_by_role("button", name="Copy")
+    copy.focus()
+    bench.page.keyboard.press("Enter")
+    expect(bench.page.get_by_text("Copied", exact=True)).to_be_visible()
+    expect(copy).to_be_focused()
+    bench.field("Text").focus()
+    bench.page.keyboard.press("Control+A")
+    bench.page.keyboard.press("Control+V")
+    expect(bench.field("Text")).to_have_value(code)
 
 
 TEXTS = {
@@ -128,6 +225,15 @@ def listener() -> Iterator[Listener]:
     listener.server.server_close()
 
 
+def write_programs(bench: Workbench, streams: bool) -> dict[str, list[str]]:
+    """The commands that run the shown code, by its languages."""
+    return {
+        "curl": ["bash", "-ec", bench.show_code("curl")],
+        "Python": [sys.executable, "-c", bench.show_code("Python")],
+        "OpenAI client": [sys.executable, "-c", _dumping(bench.show_code("OpenAI client"), streams)],
+    }
+
+
 def _dumping(code: str, streams: bool) -> str:
     """The code, which prints its answer as JSON: some of the client's answers print as objects."""
     if streams:
@@ -137,20 +243,36 @@ def _dumping(code: str, streams: bool) -> str:
     return "import json\n" + code.removesuffix("print(answer)") + dumping
 
 
+def run(programs: dict[str, list[str]], **environment: str) -> dict[str, subprocess.CompletedProcess[str]]:
+    """Run programs at once, without a key but that of `environment`, and return how they ended, by their names."""
+    variables = {name: value for name, value in os.environ.items() if name != "API_KEY"} | environment
+    running = {
+        name: subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name, words in programs.items()
+    }
+    outputs = {name: process.communicate(timeout=120) for name, process in running.items()}
+    return {
+        name: subprocess.CompletedProcess(programs[name], process.returncode, *outputs[name])
+        for name, process in running.items()
+    }
+
+
 def run_all(programs: dict[str, list[str]], **environment: str) -> dict[str, str]:
     """What programs print that run at once, by their names.
 
     Raises:
         AssertionError: one fails.
     """
-    variables = {**os.environ, **environment}
-    running = {
-        name: subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for name, words in programs.items()
-    }
-    ended = {name: (*process.communicate(timeout=120), process.returncode) for name, process in running.items()}
-    assert {name: errors for name, (_, errors, status) in ended.items() if status} == {}
-    return {name: output for name, (output, _, _) in ended.items()}
+    ended = run(programs, **environment)
+    assert {name: each.stderr for name, each in ended.items() if each.returncode} == {}
+    return {name: each.stdout for name, each in ended.items()}
+
+
+def assert_printed(printed: dict[str, str], answer: Any) -> None:
+    """All of the programs printed an answer, as their languages write it."""
+    for name, output in printed.items():
+        read = ast.literal_eval if name == "Python" else json.loads
+        assert_alike(without_own(read(output)), without_own(answer))
 
 
 def streamed_text(lines: str) -> str:

@@ -40,7 +40,7 @@ function writeLiteral(value, indent = "") {
 const MAX_ARGUMENT_LENGTH = 40_000;
 
 function writeCurl(request, hasKey) {
-  const lines = [`curl ${request.body.stream ? "-sN" : "-s"} ${quoteShell(`${SERVER_URL}${request.path}`)}`];
+  const lines = [`curl ${request.body.stream ? "-sSN" : "-sS"} ${quoteShell(`${SERVER_URL}${request.path}`)}`];
   if (hasKey) lines.push('-H "Authorization: Bearer $API_KEY"');
   lines.push("-H 'Content-Type: application/json'");
   const body = writeJson(request.body, 2);
@@ -96,9 +96,9 @@ client = OpenAI(base_url=${url}, api_key=${key})
 print(answer)`;
   }
   const isKnown = ([name]) => method.parameters === null || method.parameters.includes(name);
-  const fields = Object.entries(request.body);
-  const lines = fields.filter(isKnown).map(([name, value]) => `    ${name}=${writeLiteral(value, "    ")},\n`);
-  const extraBody = Object.fromEntries(fields.filter((field) => !isKnown(field)));
+  const members = Object.entries(request.body);
+  const lines = members.filter(isKnown).map(([name, value]) => `    ${name}=${writeLiteral(value, "    ")},\n`);
+  const extraBody = Object.fromEntries(members.filter((member) => !isKnown(member)));
   if (Object.keys(extraBody).length) lines.push(`    extra_body=${writeLiteral(extraBody, "    ")},\n`);
   const create = `client.${method.name}(\n${lines.join("")})`;
   if (!request.body.stream) return `${head}answer = ${create}\nprint(answer)`;
