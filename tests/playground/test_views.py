@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, needs_browser()]
 
-Answer = Callable[..., Workbench]
+Ask = Callable[..., Workbench]
 
 
 def test_every_view_is_in_the_tests(workbenches: OpenWorkbench, server: ServerProcess) -> None:
@@ -32,10 +33,10 @@ def test_every_view_is_in_the_tests(workbenches: OpenWorkbench, server: ServerPr
 
 
 @pytest.fixture(params=["mouse", "keys"])
-def answer(request: pytest.FixtureRequest, workbenches: OpenWorkbench, server: ServerProcess) -> Answer:
-    """A page that shows an answer: `answer("sentiment", Text="I love this.")`, once by mouse and once by keys alone."""
+def ask(request: pytest.FixtureRequest, workbenches: OpenWorkbench, server: ServerProcess) -> Ask:
+    """A page that shows an answer: `ask("sentiment", Text="I love this.")`, once by mouse and once by keys alone."""
 
-    def ask(model: str, **texts: str) -> Workbench:
+    def show(model: str, **texts: str) -> Workbench:
         bench = workbenches(server)
         bench.open()
         by_keys = request.param == "keys"
@@ -56,7 +57,7 @@ def answer(request: pytest.FixtureRequest, workbenches: OpenWorkbench, server: S
         expect(bench.fact("Input")).to_have_count(0 if model == "qa" else 1)
         return bench
 
-    return ask
+    return show
 
 
 def rows(bench: Workbench) -> list[tuple[str, str]]:
@@ -115,9 +116,21 @@ def test_input_tokens_are_told_where_they_are_exact(
     expect(bench.fact("Input")).to_have_count(0 if (model, view) in PAIRED else 1)
 
 
+@pytest.mark.parametrize(("words", "note"), [(510, ""), (511, "; the model reads at most 512 at once")])
+def test_texts_that_are_longer_than_the_model_reads(
+    words: int, note: str, workbenches: OpenWorkbench, server: ServerProcess
+) -> None:
+    bench = workbenches(server)
+    bench.open("sentiment")
+    bench.field("Text").fill("good " * words)
+    bench.send()
+    # Each word is a token; the text has two special ones.
+    expect(bench.fact("Input")).to_have_text(f"{words + 2} tokens{note}")
+
+
 @pytest.mark.parametrize("text", ["I love this.", "What a waste of time.", "<b>Fine</b> &amp; 😀"])
-def test_classification_is_bars(text: str, answer: Answer) -> None:
-    bench = answer("sentiment", Text=text)
+def test_classification_is_bars(text: str, ask: Ask) -> None:
+    bench = ask("sentiment", Text=text)
     assert bench.exchanges[-1].body == {"inputs": text}
     [scores] = bench.repeat()
     assert rows(bench) == [(each["label"], written(each["score"])) for each in scores]
@@ -135,8 +148,8 @@ def test_classification_is_bars(text: str, answer: Answer) -> None:
         ("It rains.", []),
     ],
 )
-def test_entities_are_marked_in_the_text(text: str, entities: list[str], answer: Answer) -> None:
-    bench = answer("ner", Text=text)
+def test_entities_are_marked_in_the_text(text: str, entities: list[str], ask: Ask) -> None:
+    bench = ask("ner", Text=text)
     found = bench.repeat()
     assert marks(bench, text) == [(each["start"], each["end"]) for each in found]
     assert [text[start:end] for start, end in marks(bench, text)] == entities
@@ -159,8 +172,8 @@ def test_marks_are_read_aloud_as_words_and_copied_as_the_text(
     assert bench.page.evaluate("() => getSelection().toString()") == "Anna flew to Oslo."
 
 
-def test_candidates_fill_the_gaps(answer: Answer) -> None:
-    bench = answer("bert", **{"Text with gaps": "The capital of [MASK] is [MASK]."})
+def test_candidates_fill_the_gaps(ask: Ask) -> None:
+    bench = ask("bert", **{"Text with gaps": "The capital of [MASK] is [MASK]."})
     gaps = bench.repeat()
     best = [candidates[0]["token_str"] for candidates in gaps]
     passage = bench.answer.locator(".passage")
@@ -173,15 +186,18 @@ def test_candidates_fill_the_gaps(answer: Answer) -> None:
     expect(bench.field("Text with gaps")).to_have_value(f"The capital of {best[0]} is {other}.")
 
 
-def test_answers_are_marked_in_the_context(answer: Answer) -> None:
+def test_answers_are_marked_in_the_context(ask: Ask) -> None:
     context = "🏔️ Sarah lives in Munich. She works in Berlin."
-    bench = answer("qa", Question="Where does Sarah live?", Context=context)
+    bench = ask("qa", Question="Where does Sarah live?", Context=context)
     found = bench.repeat()
     assert len(found) > 1
     assert rows(bench) == [(each["answer"], written(each["score"])) for each in found]
     assert marks(bench, context) == [(found[0]["start"], found[0]["end"])]
     bench.answer.locator("table.bars").get_by_role("button").nth(1).click()
     assert marks(bench, context) == [(found[1]["start"], found[1]["end"])]
+    # Answers are longer than labels.
+    candidates = bench.answer.locator("table.bars tbody th").first
+    assert candidates.evaluate("(head) => head.offsetWidth > head.nextElementSibling.offsetWidth")
 
 
 def test_labels_are_edited(workbenches: OpenWorkbench, server: ServerProcess) -> None:
@@ -218,8 +234,14 @@ def test_similarities_are_a_heat_map(workbenches: OpenWorkbench, server: ServerP
     bench.send()
     vectors = np.array([each["embedding"] for each in bench.repeat()["data"]])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T
     cells = bench.answer.locator("table.heat tbody td").all_inner_texts()
-    assert [float(cell) for cell in cells] == pytest.approx((vectors @ vectors.T).ravel(), abs=0.0051)
+    assert [float(cell) for cell in cells] == pytest.approx(cosines.ravel(), abs=0.0051)
+    expect(bench.answer.get_by_role("columnheader", name="Text")).to_have_css("text-align", "left")
+    one, other = max(itertools.combinations(range(4), 2), key=lambda pair: cosines[pair])
+    expect(bench.page.get_by_role("status").filter(has_text="Answer after")).to_contain_text(
+        f"The most similar are text {one + 1} and text {other + 1}: {cosines[one, other]:.2f}"
+    )
     assert len(bench.exchanges[-1].body["input"]) == 4
     expect(bench.fact("Input")).to_have_text(re.compile(r"^\d+ tokens$"))
 
@@ -264,8 +286,8 @@ def test_documents_are_sorted(model: str, workbenches: OpenWorkbench, server: Se
     assert results[0]["index"] == 0
 
 
-def test_tokens_have_weights_and_names(answer: Answer) -> None:
-    bench = answer("splade", Text="The capital of France is Paris.")
+def test_tokens_have_weights_and_names(ask: Ask) -> None:
+    bench = ask("splade", Text="The capital of France is Paris.")
     [weights] = bench.repeat()["predictions"]
     best = sorted((each["value"] for each in weights), reverse=True)
     expect(bench.answer.locator("table.bars th", has_text="paris")).to_have_count(1)
@@ -277,7 +299,7 @@ def test_all_rows_are_shown_on_demand(workbenches: OpenWorkbench, server: Server
     bench = workbenches(server)
     bench.open("splade")
     bench.page.locator("main summary", has_text="Options").click()
-    bench.field("Top n weights").fill("600")
+    bench.field("Number of weights").fill("600")
     bench.send()
     [weights] = bench.repeat()["predictions"]
     shown = bench.answer.locator("table.bars tbody tr")
@@ -287,14 +309,14 @@ def test_all_rows_are_shown_on_demand(workbenches: OpenWorkbench, server: Server
     expect(shown).to_have_count(len(weights))
 
 
-def test_a_text_becomes_another(answer: Answer) -> None:
-    bench = answer("translator", Text="one two three")
+def test_a_text_becomes_another(ask: Ask) -> None:
+    bench = ask("translator", Text="one two three")
     expect(bench.answer.locator(".passage")).to_have_text("uno dos tres")
 
 
-def test_a_chat_streams(answer: Answer) -> None:
+def test_a_chat_streams(ask: Ask) -> None:
     """Words appear before the answer ends, and the next message is asked with what was said before."""
-    bench = answer("chat", Message="Sarah lives in Munich. Where does Sarah live?")
+    bench = ask("chat", Message="Sarah lives in Munich. Where does Sarah live?")
     [user, assistant] = bench.answer.locator(".turn p").all_inner_texts()
     assert user == "Sarah lives in Munich. Where does Sarah live?"
     assert "Munich" in assistant
@@ -304,7 +326,7 @@ def test_a_chat_streams(answer: Answer) -> None:
     bench.send()
     said = [each["content"] for each in bench.exchanges[-1].body["messages"]]
     assert said == [user, assistant, "Thank you."]
-    bench.page.get_by_role("button", name="Start again").click()
+    bench.page.get_by_role("button", name="New conversation").click()
     expect(bench.answer.locator(".turn")).to_have_count(0)
 
 
@@ -365,7 +387,7 @@ def cancelled(server: ServerProcess) -> float:
 
 
 def test_the_error_of_a_stream_is_seen_at_once(workbenches: OpenWorkbench, server: ServerProcess) -> None:
-    """Also below a prompt that fills the window, which is shown where its continuation would be."""
+    """Also below a prompt that fills the window; nothing is said to be continued."""
     bench = workbenches(server)
     bench.open("chat", "completion")
     bench.field("Text").fill("Once more. " * 1000)
@@ -373,6 +395,8 @@ def test_the_error_of_a_stream_is_seen_at_once(workbenches: OpenWorkbench, serve
     assert bench.exchanges[-1].status == 400
     expect(bench.alert).to_contain_text("2048")
     expect(bench.alert).to_be_in_viewport()
+    expect(bench.answer.locator(".passage")).to_be_hidden()
+    expect(bench.answer).not_to_contain_text("interrupted")
     bench.visit.expect_fault("status of 400")
 
 
@@ -383,3 +407,38 @@ def test_a_text_is_continued(workbenches: OpenWorkbench, server: ServerProcess) 
     bench.send()
     continued = bench.answer.locator(".passage").inner_text()
     assert continued.startswith("The capital of France is Paris")
+
+
+def test_the_continuation_of_a_long_text_is_in_sight(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """After the end of the text; characters are never cut apart."""
+    bench = workbenches(server)
+    bench.open("chat", "completion")
+    bench.limit_tokens(4)
+    text = "😀 " * 300 + "The capital of France is"
+    bench.field("Text").fill(text)
+    bench.send()
+    assert bench.exchanges[-1].body["prompt"] == text
+    passage = bench.answer.locator(".passage")
+    expect(passage).to_contain_text(f"…{text[-300:]}")
+    expect(passage.locator("mark")).to_be_in_viewport()
+    expect(bench.answer).to_contain_text("Stopped at the maximum of 4 tokens.")
+
+
+def test_a_conversation_that_is_too_long(workbenches: OpenWorkbench, server: ServerProcess) -> None:
+    """The figures are those of its last answer, and the advice is of a new one."""
+    bench = workbenches(server)
+    bench.open("chat", "chat")
+    conversation = bench.page.get_by_role("region", name="Conversation")
+    expect(conversation.get_by_text("Figures of the last answer")).to_be_hidden()
+    bench.limit_tokens(2)
+    bench.send()
+    expect(conversation.get_by_role("group", name="Messages").locator(".turn")).to_have_count(2)
+    expect(conversation.get_by_text("Figures of the last answer")).to_be_visible()
+    bench.field("Message").fill("Once more. " * 1000)
+    bench.send()
+    expect(bench.alert).to_contain_text("start a new one")
+    expect(bench.alert).to_be_in_viewport()
+    bench.page.get_by_role("button", name="New conversation").click()
+    expect(bench.alert).to_have_count(0)
+    expect(conversation.get_by_text("Figures of the last answer")).to_be_hidden()
+    bench.visit.expect_fault("status of 400")

@@ -63,7 +63,6 @@ function labelEditor(legend, labels) {
 /** Labels and those typed in a control, between commas: each once, and none that cannot be seen. */
 function joinLabels(labels, input) {
   const typed = readValue(input).split(",").map((label) => label.trim());
-  const isSeen = (label) => /[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]/u.test(label);
   return [...new Set([...labels, ...typed.filter(isSeen)])];
 }
 

@@ -26,6 +26,19 @@ function numberInput(value, attributes = {}) {
   return element("input", { type: "number", inputmode: "decimal", value, ...attributes });
 }
 
+/** Whether a text has characters that can be seen. */
+function isSeen(text) {
+  return /[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]/u.test(text);
+}
+
+/** A text as a label: one that cannot be seen is named by its characters. */
+function nameLabel(text) {
+  if (text === "") return "(empty)";
+  if (isSeen(text)) return text;
+  const name = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  return Array.from(text, (each) => (each === " " ? "␣" : name(each))).join(" ");
+}
+
 /** The text in a control; halves of characters, which no request can hold, become U+FFFD. */
 function readValue(control) {
   return control.value.toWellFormed();
@@ -36,23 +49,23 @@ function dropDown(choices) {
   return element("select", {}, choices.map(([value, title]) => element("option", { value }, title)));
 }
 
-function checkBox(label, checked = false) {
-  const box = element("input", { type: "checkbox", checked });
+function checkBox(label) {
+  const box = element("input", { type: "checkbox" });
   return { box, element: element("label", { class: "check" }, box, ` ${label}`) };
 }
 
 /** Fields that few need, folded away. */
-function options(...fields) {
+function optionalFields(...fields) {
   const grid = element("div", { class: "grid" }, fields);
   return element("details", { class: "options" }, element("summary", {}, "Options"), grid);
 }
 
 /** Buttons of which one is pressed: radio buttons, so that arrow keys choose. `choices` are `{id, title}`. */
-function segments(legend, choices, chosen, onchoose, attributes = {}) {
+function segments(legend, choices, chosen, onchoose) {
   const name = newId();
   return element(
     "fieldset",
-    { class: "segments", ...attributes },
+    { class: "segments" },
     element("legend", { class: "unseen" }, legend),
     choices.map(({ id, title }) =>
       element(
@@ -141,7 +154,7 @@ function bars(rows, caption, noun = "classes") {
     element(
       "tr",
       {},
-      element("th", { scope: "row" }, label === "" ? "(no name)" : label),
+      element("th", { scope: "row" }, typeof label === "string" ? nameLabel(label) : label),
       element("td", { class: "track", "aria-hidden": "true" }, bar(score, range)),
       element("td", { class: "score" }, formatScore(score)),
     );
@@ -151,13 +164,13 @@ function bars(rows, caption, noun = "classes") {
 
 /** The first of rows of `{label, score}`, the best, in words. */
 function describeBest(rows, noun) {
-  return rows.length ? `${rows[0].label}: ${formatScore(rows[0].score)}` : `No ${noun}.`;
+  return rows.length ? `${nameLabel(rows[0].label)}: ${formatScore(rows[0].score)}` : `No ${noun}.`;
 }
 
 /** `bars` whose labels are buttons, of which one is pressed; `onchoose` gets the row. */
 function choosableBars(rows, caption, noun, onchoose) {
   const buttons = rows.map((row, position) =>
-    button(row.label, () => {
+    button(nameLabel(row.label), () => {
       buttons.forEach((each, other) => each.setAttribute("aria-pressed", String(other === position)));
       onchoose(row);
     }, { class: "pick", "aria-pressed": String(position === 0) }),

@@ -6,7 +6,7 @@ registerView({
 
   create(model) {
     const text = textArea("I love this. It works, and it is fast.");
-    const pair = textArea("", { rows: 2 });
+    const second = textArea("", { rows: 2 });
     const scoring = dropDown([
       ["", "the model's own"],
       ["softmax", "softmax: classes exclude each other"],
@@ -14,18 +14,18 @@ registerView({
       ["none", "none: the model's raw scores"],
     ]);
     const isClassifier = model.task === "sequence_classification";
-    if (!isClassifier) pair.value = "This is praise.";
-    const pairField = field("Second text", pair, isClassifier ? "Only for models that compare two texts" : null);
+    if (!isClassifier) second.value = "This is praise.";
+    const secondField = field("Second text", second, isClassifier ? "Only for models that compare two texts" : null);
 
     return {
       fields: [
         field("Text", text),
-        isClassifier ? null : pairField,
-        options(isClassifier ? pairField : null, field("Function of the scores", scoring)),
+        isClassifier ? null : secondField,
+        optionalFields(isClassifier ? secondField : null, field("Score function", scoring)),
       ],
       read() {
         const first = readText(text);
-        const inputs = pair.value ? { text: first, text_pair: readValue(pair) } : first;
+        const inputs = second.value ? { text: first, text_pair: readValue(second) } : first;
         const parameters = scoring.value ? { parameters: { function_to_apply: scoring.value } } : {};
         return { path: hubPath(model, isClassifier ? "" : "text-classification"), body: { inputs, ...parameters } };
       },

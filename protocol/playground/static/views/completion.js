@@ -10,7 +10,7 @@ registerView({
     return {
       fields: [
         field("Text", prompt),
-        options(...generation.fields),
+        optionalFields(...generation.fields),
       ],
       read() {
         const body = { model: model.id, prompt: readText(prompt), ...generation.read() };
@@ -18,15 +18,18 @@ registerView({
       },
       start({ body }) {
         const words = element("mark", { class: "added" });
-        const note = element("p", { class: "hint" });
+        const passage = element("p", { class: "passage wide" }, shortenPrompt(body.prompt), words);
+        const note = element("p", { class: "hint", hidden: true });
         const stream = followStream(words, (choice) => choice?.text);
         return {
-          content: [element("p", { class: "passage wide" }, body.prompt, words), note],
+          content: [passage, note],
           usage: stream.usage,
           onEvent: stream.onEvent,
           finish(outcome) {
             const ended = stream.finish(outcome);
             note.textContent = ended.note;
+            note.hidden = ended.note === "";
+            passage.hidden = outcome === "failed" && ended.text === "";
             return ended.text;
           },
         };
@@ -34,3 +37,12 @@ registerView({
     };
   },
 });
+
+const SHOWN_PROMPT_CHARACTERS = 300;
+
+/** The end of a prompt, so that its continuation is in sight. */
+function shortenPrompt(prompt) {
+  const characters = Array.from(prompt);
+  if (characters.length <= SHOWN_PROMPT_CHARACTERS) return prompt;
+  return `…${characters.slice(-SHOWN_PROMPT_CHARACTERS).join("")}`;
+}

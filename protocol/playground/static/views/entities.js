@@ -14,7 +14,7 @@ registerView({
       ["max", "max: words by their best token"],
     ]);
     return {
-      fields: [field("Text", text), options(field("Merge tokens into entities", strategy))],
+      fields: [field("Text", text), optionalFields(field("Merge tokens into entities", strategy))],
       read() {
         const parameters = strategy.value ? { parameters: { aggregation_strategy: strategy.value } } : {};
         return { path: hubPath(model), body: { inputs: readText(text), ...parameters } };
@@ -33,7 +33,7 @@ registerView({
         const rows = element("tbody");
         const build = ({ word, label, score }) =>
           element("tr", {},
-            element("th", { scope: "row" }, word),
+            element("th", { scope: "row" }, nameLabel(word)),
             element("td", {}, label),
             element("td", { class: "score" }, formatScore(score)));
         const more = appendMany(rows, entities, build, "entities");

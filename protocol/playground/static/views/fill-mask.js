@@ -21,7 +21,7 @@ registerView({
       dispatchInput(text);
     });
     return {
-      fields: [field("Text with gaps", text), insert, options(field("Candidates for each gap", topN))],
+      fields: [field("Text with gaps", text), insert, optionalFields(field("Candidates for each gap", topN))],
       read() {
         const inputs = readText(text);
         if (!inputs.includes(mask)) throw new FieldError(`The text has no gap: insert ${mask}.`, text);

@@ -12,7 +12,7 @@ registerView({
       fields: [
         field("Question", question),
         field("Context", context),
-        options(field("Top n answers", topN), impossible.element),
+        optionalFields(field("Number of answers", topN), impossible.element),
       ],
       read() {
         const inputs = { question: readText(question), context: readText(context) };

@@ -14,7 +14,7 @@ registerView({
     ]);
     const topN = numberInput("", { min: 1, step: 1, placeholder: "all" });
     return {
-      fields: [field("Query", query), documents.element, options(field("Top n", topN))],
+      fields: [field("Query", query), documents.element, optionalFields(field("Number of results", topN))],
       read() {
         const count = readNumber(topN);
         const body = { model: model.id, query: readText(query), documents: documents.read() };

@@ -19,15 +19,13 @@ registerView({
       show(answer, { body }) {
         const vectors = answer.data.map(({ embedding }) => toUnit(embedding));
         const dimensions = answer.data[0].embedding.length;
-        const note = `Cosines of vectors of ${dimensions} numbers: 1 is the same direction, 0 is none in common.`;
-        const pairs = vectors.flatMap((one, row) => vectors.slice(row + 1).map((other, next) => ({
-          score: multiply(one, other), row, column: row + 1 + next,
-        })));
-        const best = pairs.sort((one, other) => other.score - one.score)[0];
-        const summary = best
-          ? `The most similar are text ${best.row + 1} and text ${best.column + 1}: ${best.score.toFixed(2)}`
-          : `A vector of ${dimensions} numbers`;
-        return { content: [...heatMap(body.input, vectors), element("p", { class: "hint" }, note)], summary };
+        const note = `Cosine similarity of vectors of ${dimensions} numbers: 1 means the same direction, \
+0 means unrelated.`;
+        // Each pair once: the rows of the lower triangle.
+        const rows = vectors.map((one, row) => vectors.slice(0, row + 1).map((other) => multiply(one, other)));
+        const cosine = (row, column) => rows[Math.max(row, column)][Math.min(row, column)];
+        const summary = vectors.length > 1 ? describeClosest(rows) : `A vector of ${dimensions} numbers`;
+        return { content: [...heatMap(body.input, cosine), element("p", { class: "hint" }, note)], summary };
       },
     };
   },
@@ -43,17 +41,24 @@ function toUnit(vector) {
   return vector.map((value) => value / length);
 }
 
+/** The pair of different texts with the largest cosine, in words. */
+function describeClosest(rows) {
+  const pairs = rows.flatMap((cosines, row) => cosines.slice(0, row).map((score, column) => ({ score, row, column })));
+  const { score, row, column } = pairs.reduce((best, pair) => (pair.score > best.score ? pair : best));
+  return `The most similar are text ${column + 1} and text ${row + 1}: ${score.toFixed(2)}`;
+}
+
 /** The cosine of each pair as a table, and a button for all if there are many; the larger, the darker. */
-function heatMap(texts, vectors) {
+function heatMap(texts, cosine) {
   const build = (count) => {
-    const shown = vectors.slice(0, count);
-    const columns = shown.map((_, column) => element("span", { title: texts[column] }, String(column + 1)));
-    const rows = shown.map((one, row) => element("tr", {},
-      element("th", { scope: "row", title: texts[row] }, element("div", { class: "clamped" },
-        element("span", { class: "number" }, String(row + 1)), texts[row])),
-      shown.map((other) => {
-        const cosine = multiply(one, other);
-        return element("td", { css: { "--share": Math.min(Math.max(cosine, 0), 1) } }, cosine.toFixed(2));
+    const shown = texts.slice(0, count);
+    const columns = shown.map((text, column) => element("span", { title: text }, String(column + 1)));
+    const rows = shown.map((text, row) => element("tr", {},
+      element("th", { scope: "row", title: text }, element("div", { class: "clamped" },
+        element("span", { class: "number" }, String(row + 1)), text)),
+      shown.map((_, column) => {
+        const value = cosine(row, column);
+        return element("td", { css: { "--share": Math.min(Math.max(value, 0), 1) } }, value.toFixed(2));
       })));
     return table("heat", "Similarity of the texts", ["Text", ...columns], element("tbody", {}, rows));
   };

@@ -1,13 +1,13 @@
 registerView({
   id: "sparse",
-  title: "Weigh tokens",
+  title: "Token weights",
   tasks: ["sparse_embedding"],
 
   create(model, lookUp) {
     const text = textArea("The capital of France is Paris.");
     const topN = numberInput("20", { min: 1, step: 1 });
     return {
-      fields: [field("Text", text), options(field("Top n weights", topN, "Empty: all"))],
+      fields: [field("Text", text), optionalFields(field("Number of weights", topN, "Empty: all"))],
       read() {
         const count = readNumber(topN);
         const parameters = count ? { parameters: { max_active_dims: count } } : {};
@@ -34,5 +34,5 @@ async function nameTokens(rows, model, lookUp) {
   if (rows.length === 0) return;
   const path = `decode?model=${encodeURIComponent(model.id)}`;
   const texts = await lookUp({ path, body: { ids: rows.map(({ index }) => [index]), skip_special_tokens: false } });
-  if (Array.isArray(texts)) texts.forEach((text, position) => (rows[position].label.textContent = text));
+  if (Array.isArray(texts)) texts.forEach((text, position) => (rows[position].label.textContent = nameLabel(text)));
 }

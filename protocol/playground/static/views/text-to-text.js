@@ -11,9 +11,9 @@ registerView({
     return {
       fields: [
         field("Text", text),
-        options(
+        optionalFields(
           field("Maximum tokens", maxTokens),
-          field("From language", from, "Only for models of many languages, by the tokenizer's names"),
+          field("From language", from, "For multilingual models: the tokenizer's language code"),
           field("To language", to),
         ),
       ],

@@ -13,7 +13,7 @@ registerView({
         field("Text", text),
         labels.element,
         several.element,
-        options(field("Hypothesis", template, "A sentence with {} where the label goes")),
+        optionalFields(field("Hypothesis", template, "A sentence with {} where the label goes")),
       ],
       read() {
         const inputs = readText(text);
