@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from runners.hosting.life.signals import STOP_SIGNALS
 
@@ -175,9 +175,10 @@ def _examine(words: Sequence[str]) -> int:
     return examine(launch.server, partial(read_launched, launch))
 
 
-def _predict(words: Sequence[str]) -> int:
-    """Answer texts in this process; returns the exit code."""
+def _predict(words: Sequence[str]) -> NoReturn:
+    """Answer texts in this process, and end it."""
     from predict import predict
+    from runners.hosting.life.command import end_process
 
     separated = separate_words(words, PredictArguments)
     # `--model_name` chooses one of several models; with one model it is ignored.
@@ -186,7 +187,7 @@ def _predict(words: Sequence[str]) -> int:
     arguments = read_predict_arguments(separated.command_values)
     _enter_bento()
     name = names[-1].removeprefix(_MODEL_NAME) if names else None
-    return predict(arguments, separated.texts, name, partial(read_launched, launch))
+    end_process(predict(arguments, separated.texts, name, partial(read_launched, launch)))
 
 
 def _enter_bento() -> None:
@@ -213,7 +214,7 @@ def main() -> None:
     try:
         os.environ.update(choose_folders(os.environ))
         if predicts:
-            raise SystemExit(_predict(words[1:]))
+            _predict(words[1:])
         if words[:1] == [_DOCTOR] or _CHECK in words:
             arguments = words[1:] if words[:1] == [_DOCTOR] else words
             raise SystemExit(_examine([word for word in arguments if word != _CHECK]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -40,6 +40,7 @@ from runners.hosting.start_checks import check_model
 from runners.hosting.storage.declarations import localize_declarations
 
 if TYPE_CHECKING:
+    from runners.core.arguments import Arguments
     from runners.core.runner import Runner
 
 logger = logging.getLogger("predict")
@@ -150,13 +151,23 @@ async def open_model(configuration: Configuration) -> AsyncIterator[Runner]:
         await asyncio.to_thread(device.close)
 
 
+async def open_answerer(runner: Runner, parameters: Mapping[str, Any], server: Arguments) -> TextAnswerer:
+    """
+    Raises:
+        RunnerError: a parameter is wrong, or the model has died.
+    """
+    answerer = TextAnswerer(runner, parameters, server)
+    await answerer.check()
+    return answerer
+
+
 def _run(arguments: PredictArguments, configuration: Configuration, work: Work, job: Job | None = None) -> int:
     """Do the work with the model in this process; returns the exit code."""
     progress = Progress()
 
     async def run() -> None:
         async with open_model(configuration) as runner:
-            await work(TextAnswerer(runner, arguments.parameters, configuration.arguments), progress)
+            await work(await open_answerer(runner, arguments.parameters, configuration.arguments), progress)
 
     try:
         code = run_work(run, partial(_report_signal, progress, job))
@@ -227,5 +238,5 @@ async def open_part_worker(job: Job, configuration: Configuration, processes: in
     server = configuration.arguments.model_copy(update={"workers": processes})
     configure_log(server)
     async with open_model(configuration.replace_server_arguments(server)) as runner:
-        with PartWorker(job, TextAnswerer(runner, job.parameters, server)) as worker:
+        with PartWorker(job, await open_answerer(runner, job.parameters, server)) as worker:
             yield worker

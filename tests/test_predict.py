@@ -381,6 +381,10 @@ def test_a_generator(generator_folder: GeneratorFolder) -> None:
     done = run(f"--model_dir={generator_folder('llama')}", "--backend=huggingface", greedy, "it", "the film")
     assert done.returncode == 0
     assert [list(row) for row in answers(done)] == [["text", "prediction"]] * 2
+    wrong = '--parameters={"max_tokens": 3, "structured_outputs": {"regex": "(("}}'
+    done = run(f"--model_dir={generator_folder('llama')}", "--backend=huggingface", wrong, "it", "the film")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"error: the parameter structured_outputs is wrong: the regex cannot be used: " in done.stderr
 
 
 def test_help_shows_its_own_arguments_first() -> None:

@@ -75,11 +75,16 @@ class ParquetSource(Source):
 
     def check_start(self) -> None:
         with self._open() as file:
-            schema = file.schema_arrow
+            schema, groups = file.schema_arrow, file.metadata.num_row_groups
         names = schema.names
         check_names(names)
         for field in schema:
             _check_fields(field.name, field.type)
+            if groups > 1 and _has_dictionary(field.type):
+                raise InputError(
+                    f"the column {field.name} has the type {field.type}, of which only files of one row group can be "
+                    "read: write it with plain texts"
+                )
         check_columns(names, self.text_column, self.answer_columns)
         if self.text_column in names and not _is_text(kind := schema.field(self.text_column).type):
             raise InputError(f"the column {self.text_column} has the type {kind}: it must have texts, lists or objects")
@@ -184,7 +189,7 @@ def _to_records(table: pa.Table) -> list[dict[str, Any]]:
     for position, field in enumerate(table.schema):
         if (kind := _simplify(field.type)) != field.type:
             # Arrow casts a slice of objects wrongly, so take a copy.
-            copy = table.column(position).take(pa.array(range(table.num_rows)))
+            copy = table.column(position).take(pa.array(range(table.num_rows), pa.int64()))
             table = table.set_column(position, field.name, _cast_to_texts(copy, kind))
     records: list[dict[str, Any]] = table.to_pylist()
     return records
@@ -229,6 +234,12 @@ def _replace_leaves(kind: pa.DataType, replace: Callable[[pa.DataType], pa.DataT
 
 def _list_fields(kind: pa.DataType) -> list[pa.Field]:
     return [kind.field(position) for position in range(kind.num_fields)]
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    """Whether lists or objects of the type have dictionary-encoded values."""
+    inner = [field.type for field in _list_fields(kind)]
+    return any(pa.types.is_dictionary(each) or _has_dictionary(each) for each in inner)
 
 
 def _check_fields(column: str, kind: pa.DataType) -> None:
@@ -311,7 +322,17 @@ def _make_array(values: Sequence[Any]) -> pa.Array:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError):
         return _to_texts(values)
-    return array if _is_storable(array.type) else _to_texts(values)
+    is_exact = _is_storable(array.type) and not any(_is_changed(array.type, value) for value in values)
+    return array if is_exact else _to_texts(values)
+
+
+def _is_changed(kind: pa.DataType, value: Any) -> bool:
+    """Whether Arrow has made a truth value a number, as it does after a float."""
+    if isinstance(value, bool):
+        return bool(pa.types.is_floating(kind))
+    if isinstance(value, dict):
+        return any(_is_changed(field.type, value.get(field.name)) for field in _list_fields(kind))
+    return isinstance(value, list) and any(_is_changed(kind.value_type, each) for each in value)
 
 
 def _to_texts(values: Sequence[Any]) -> pa.Array:
@@ -392,11 +413,12 @@ def _can_cast(column: pa.ChunkedArray, target: pa.DataType) -> bool:
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    found = dict(zip(table.column_names, table.columns, strict=True))
     columns = {}
     for field in schema:
-        if field.name not in table.column_names:
+        if (column := found.get(field.name)) is None:
             columns[field.name] = pa.nulls(table.num_rows, field.type)
-        elif (column := table[field.name]).type == field.type:
+        elif column.type == field.type:
             columns[field.name] = column
         elif pa.types.is_string(field.type) and not pa.types.is_null(column.type):
             columns[field.name] = _to_texts([record[field.name] for record in _to_records(table.select([field.name]))])

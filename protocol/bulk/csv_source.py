@@ -38,8 +38,11 @@ class CsvSource(Source):
                 raise InputError(
                     f"the input has one column, {header[0]!r}: separate columns by commas, not by {found!r}"
                 )
-            # `words` is a list, and a cell is never a list.
-            header = [name for name in header if name != "words"]
+            if not {"question", "context"} <= {*header} and "words" in header:
+                raise InputError(
+                    "the column words has lists, which CSV does not have: use JSON lines or Parquet, or let "
+                    "--text_column name a column of texts"
+                )
         check_columns(header, self.text_column, self.answer_columns)
 
     def plan(self, part_rows: int) -> tuple[Part, ...]:

@@ -29,13 +29,16 @@ def open_source(path: Path, text_column: str, answer_columns: Collection[str]) -
         answer_columns: the columns that the job adds.
 
     Raises:
-        InputError: the name has another ending, or the package of its format is not installed.
+        InputError: the name has another ending, the package of its format is not installed, or it is a pipe.
     """
-    if _check_ending(path, "input", (*_SOURCES, _PARQUET)) == _PARQUET:
+    ending = _check_ending(path, "input", (*_SOURCES, _PARQUET))
+    if path.is_fifo():
+        raise InputError(f"--input={path} is a pipe, which cannot be read in parts: use --input=- < {path}")
+    if ending == _PARQUET:
         from protocol.bulk.arrow import ParquetSource
 
         return ParquetSource(path, text_column, answer_columns)
-    return _SOURCES[path.suffix.lower()](path, text_column, answer_columns)
+    return _SOURCES[ending](path, text_column, answer_columns)
 
 
 def open_output(path: Path, extra_names: Sequence[str] = ()) -> Output:

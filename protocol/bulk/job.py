@@ -133,7 +133,12 @@ class Job:
             InputError: the folder is another job's, or another process runs the job.
         """
         wanted = self._describe(part_rows, model)
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise InputError(
+                f"{self.folder} must be the folder of the parts, and is none: move it away, or choose another --output"
+            ) from None
         lock = FileLock(self.folder / _LOCK)
         try:
             lock.acquire(timeout=0)

@@ -105,13 +105,24 @@ def skip_bom(file: BufferedReader) -> int:
     """The byte at which the text of a file starts.
 
     Raises:
-        InputError: the file is UTF-16.
+        InputError: the file is UTF-16 or UTF-32.
     """
     start = file.read(3)
-    if start[:2] in _OTHER_BOMS:
-        raise InputError("the input is UTF-16: convert it to UTF-8")
+    check_encoding(start)
     file.seek(len(BOM) if start == BOM else 0)
     return file.tell()
+
+
+def check_encoding(start: bytes) -> None:
+    """
+    Args:
+        start: the first bytes of a file or stream.
+
+    Raises:
+        InputError: they are those of UTF-16 or UTF-32.
+    """
+    if start[:2] in _OTHER_BOMS:
+        raise InputError("the input is UTF-16 or UTF-32: convert it to UTF-8")
 
 
 def read_lines(file: BufferedReader | BytesIO) -> Iterator[bytes]:
@@ -164,7 +175,7 @@ def check_first_json(line: bytes, number: int, text_column: str, answer_columns:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"{_describe_error(error, number)}: JSON lines have a value on each line") from None
+        raise InputError(f"{_describe_error(error, number)}: JSON lines have a value on each line, in UTF-8") from None
     if isinstance(value, dict):
         check_columns(value, text_column, answer_columns)
     elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
@@ -193,6 +204,8 @@ def parse_json(line: bytes, number: int, text_column: str, answer_columns: Colle
 
 def _describe_error(error: orjson.JSONDecodeError, number: int) -> InputError:
     """The error of a line, which repeats nothing of it."""
+    if "UTF-8" in error.msg:
+        return InputError(f"line {number} is not UTF-8")
     return InputError(f"line {number} is not JSON: {error.msg} at column {error.colno}")
 
 

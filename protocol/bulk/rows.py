@@ -168,17 +168,19 @@ def read_text(record: Mapping[str, Any], text_column: str) -> TextInput:
     Raises:
         InputError: the row has no such columns, or another value in them.
     """
-    if (value := record.get(text_column)) is not None:
+    value = record.get(text_column)
+    others = next((names for names in _OTHERS if all(name in record for name in names)), None)
+    # A table has all columns in each row: an empty text is none beside the others.
+    if value is not None and not (value == "" and others):
         pair = record.get(PAIR)
         if pair is not None and not (isinstance(value, str) and isinstance(pair, str)):
             raise InputError(f"{PAIR} and {text_column} must both be texts")
         return TextInput(value, pair) if isinstance(value, str) else _read_instance(value, text_column)
-    if text_column in record:
-        raise InputError(f"{text_column} is empty")
-    for names in _OTHERS:
-        if all(name in record for name in names):
-            return _read_instance({name: record[name] for name in names}, " and ".join(names))
-    raise InputError(_describe_missing(record, text_column))
+    if others is None:
+        raise InputError(f"{text_column} is empty" if text_column in record else _describe_missing(record, text_column))
+    if empty := [name for name in others if record[name] is None]:
+        raise InputError(f"{list_names(empty)} {'is' if len(empty) == 1 else 'are'} empty")
+    return _read_instance({name: record[name] for name in others}, " and ".join(others))
 
 
 def _read_instance(value: Any, name: str) -> TextInput:
@@ -221,7 +223,12 @@ def check_names(names: Sequence[str]) -> None:
 
 def find_twice(names: Sequence[str]) -> str | None:
     """The first name that is there before."""
-    return next((name for position, name in enumerate(names) if name in names[:position]), None)
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def find_taken(columns: Collection[str], answer_columns: Collection[str]) -> str | None:
@@ -246,5 +253,8 @@ def check_columns(columns: Collection[str], text_column: str, answer_columns: Co
 
 
 def _describe_missing(columns: Iterable[str], text_column: str) -> str:
-    there = list_names([str(name) for name in columns]) or "none"
-    return f"there is no column {text_column}, and no question and context, or words; the columns are: {there}"
+    names = [str(name) for name in columns]
+    near = next((name for name in names if name.strip().casefold() == text_column.strip().casefold()), None)
+    advice = "" if near is None else f"; did you mean --text_column={near!r}?"
+    there = list_names(names) or "none"
+    return f"there is no column {text_column}, and no question and context, or words; the columns are: {there}{advice}"

@@ -14,6 +14,7 @@ from protocol.bulk.lines import (
     BOM,
     LONGEST_LINE,
     Parsed,
+    check_encoding,
     check_first_json,
     describe_long_line,
     parse_json,
@@ -158,6 +159,8 @@ def _read_lines(descriptor: int) -> Iterator[list[bytes]]:
     pieces: list[bytes] = []
     size, number = 0, 1
     while data := _read_some(descriptor):
+        if number == 1 and not pieces:
+            check_encoding(data)
         piece, *others = data.split(b"\n")
         pieces.append(piece)
         size += len(piece)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import isqrt
 from typing import Any, TypeAlias, TypeVar
 
@@ -43,6 +44,7 @@ _CALLS = 8
 # A generator gets one text a call, so that a wrong text makes no other begin again.
 _GENERATING_CALLS = 256
 _LONGEST_PAUSE = 5.0
+_SHORT = TextInput("a")
 # What ends the job: further texts would fail too.
 _FATAL = (EngineDeadError, ModelNotReadyError, PredictorError)
 # The position of a text in its call, which means nothing to the reader of a row.
@@ -80,12 +82,29 @@ class TextAnswerer:
             check_options(options, runner.supported_options, limits)
             _warn_of_unknown(chosen, {*runner.supported_options.names, *OPTION_FLAGS})
         self._runner = runner
+        self._parameters = frozenset(chosen)
         self._options = options
         self._limits = limits
         self._call_texts = 1 if generates else min(_CALL_TEXTS, limits.max_client_batch_size)
         calls = _GENERATING_CALLS if generates else _CALLS
         self._calls = asyncio.Semaphore(min(calls, limits.max_concurrent_requests))
         self.extra_names = tuple(wire_name(name) for name in sorted(count_truncated_tokens(options).outputs - {MAIN}))
+
+    async def check(self) -> None:
+        """Answer a short text, which finds parameters that only the engine can tell to be wrong.
+
+        Raises:
+            RunnerError: a parameter is wrong, or the model has died.
+        """
+        sampling = replace(self._options.sampling, max_tokens=1, min_tokens=0)
+        try:
+            await self._infer_patiently([_SHORT], replace(self._options, sampling=sampling))
+        except _FATAL:
+            raise
+        except Exception as error:
+            # Any other error is that of a text, which the task may want to be another.
+            if isinstance(error, InputError) and error.param in self._parameters:
+                raise InputError(f"the parameter {error.param} is wrong: {_to_answer(error)}", error.param) from error
 
     async def answer(self, texts: Sequence[TextInput | InputError]) -> list[Answer]:
         """The answer to each text, in order.
@@ -125,7 +144,7 @@ class TextAnswerer:
     async def _infer(self, texts: Sequence[TextInput]) -> list[Answer]:
         """The answers to the texts of a call; if it fails, to smaller ones."""
         try:
-            return [*await self._infer_patiently(texts)]
+            return [*await self._infer_patiently(texts, self._options)]
         except _FATAL:
             raise
         except Exception as error:
@@ -136,12 +155,12 @@ class TextAnswerer:
         pieces = [texts[start : start + size] for start in range(0, len(texts), size)]
         return [answer for answers in await _gather(map(self._infer, pieces)) for answer in answers]
 
-    async def _infer_patiently(self, texts: Sequence[TextInput]) -> list[Prediction]:
+    async def _infer_patiently(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
         """As the runner, but wait where it is too busy."""
         pause = 0.01
         while True:
             try:
-                return await self._runner.infer(texts, self._options)
+                return await self._runner.infer(texts, options)
             except OverloadedError as error:
                 await asyncio.sleep(min(pause, error.retry_after))
                 pause = min(2 * pause, _LONGEST_PAUSE)

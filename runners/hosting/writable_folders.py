@@ -80,8 +80,15 @@ def _list_temporary(environment: Mapping[str, str]) -> list[Path]:
 
 def _list_places(environment: Mapping[str, str]) -> list[Path]:
     """The folders in which files may be kept, the best first."""
-    paths = [*_list_temporary(environment), *map(Path, _SHARED), Path.cwd()]
+    paths = [*_list_temporary(environment), *map(Path, _SHARED), *_list_working()]
     return [path for path in dict.fromkeys(paths) if path.is_dir() and _is_writable(path)]
+
+
+def _list_working() -> list[Path]:
+    """The working folder; none if it was removed."""
+    with suppress(FileNotFoundError):
+        return [Path.cwd()]
+    return []
 
 
 def _is_writable(path: Path) -> bool:

@@ -176,7 +176,9 @@ function showChoices() {
         element(
           "label",
           { class: "choice", title: id },
-          element("input", { type: "radio", name: "model", value: id, onchange: () => select({ model: id }, "pushState") }),
+          element("input", {
+            type: "radio", name: "model", value: id, onchange: () => select({ model: id }, "pushState"),
+          }),
           element("span", { class: "name" }, id),
           element("span", { class: "task" }),
         ),

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import uvloop
 
 from runners.core.errors import OutputClosedError
 from runners.hosting.life.signals import STOP_SIGNALS
 
-_BROKEN_PIPE = 128 + signal.SIGPIPE
+# Added to the number of a signal in the exit code of a process that it has ended.
+_SIGNALLED = 128
+_BROKEN_PIPE = _SIGNALLED + signal.SIGPIPE
 # A model that is stopped gets this long: its batch ends first.
 _CLOSE_SECONDS = 5.0
 
@@ -56,7 +59,7 @@ def run_work(work: Callable[[], Coroutine[Any, Any, None]], on_signal: OnSignal)
             loop.run(runner.run(work))
     except (Exception, asyncio.CancelledError) as error:
         if runner.signal is not None:
-            return 128 + runner.signal
+            return _SIGNALLED + runner.signal
         cause = _find_cause(error)
         if isinstance(cause, OutputClosedError):
             return _BROKEN_PIPE
@@ -78,12 +81,12 @@ class _WorkRunner:
 
     def _stop(self, number: signal.Signals, task: asyncio.Task[None]) -> None:
         if self.signal is not None:
-            os._exit(128 + number)
+            os._exit(_SIGNALLED + number)
         self.signal = number
         self._on_signal(number)
         task.cancel()
         # A load, or a reader of the standard output, may take longer.
-        timer = threading.Timer(_CLOSE_SECONDS, os._exit, [128 + number])
+        timer = threading.Timer(_CLOSE_SECONDS, os._exit, [_SIGNALLED + number])
         timer.daemon = True
         timer.start()
 
@@ -111,6 +114,16 @@ def raise_on_signal(on_signal: OnSignal) -> Iterator[None]:
             signal.signal(number, _end)
 
 
+def end_process(code: int) -> NoReturn:
+    """End this process with the exit code of its work; after a signal at once, while its threads may still run."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code > _SIGNALLED:
+        # The interpreter would end under the threads of a load, which aborts the process.
+        os._exit(code)
+    raise SystemExit(code)
+
+
 def _find_cause(error: BaseException) -> BaseException:
     """The first error of a group."""
     while isinstance(error, BaseExceptionGroup):
@@ -119,4 +132,4 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    os._exit(128 + number)
+    os._exit(_SIGNALLED + number)

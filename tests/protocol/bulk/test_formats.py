@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_many_parts_of_one_parquet_file(tmp_path: Path) -> None:
     ("line", "error"),
     [
         (b"{", "line 3 is not JSON: unexpected end of data at column 2"),
-        (b'{"text": "\xff"}', "line 3 is not JSON: "),
+        (b'{"text": "\xff"}', "line 3 is not UTF-8"),
         (b'{"text": 5}', "line 3: text must be a text"),
         (b"5", "line 3: text must be a text"),
         (b'{"other": 1}', "line 3: there is no column text"),
@@ -173,13 +174,15 @@ def test_plain_text(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "a", "error": 1}', "the input has a column error already, which the output would have"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "a", "prediction": 1}', "line 2 has a column prediction already"),
         ("a.jsonl", b'{"body": "a"}', "there is no column text, and no question and context, or words; the columns are: body"),
-        ("a.jsonl", "a".encode("utf-16"), "the input is UTF-16: convert it to UTF-8"),
+        ("a.jsonl", "a".encode("utf-16"), "the input is UTF-16 or UTF-32: convert it to UTF-8"),
+        ("a.txt", "a".encode("utf-32"), "the input is UTF-16 or UTF-32: convert it to UTF-8"),
+        ("a.jsonl", b'{"text": "\xe9"}', "line 1 is not UTF-8: JSON lines have a value on each line, in UTF-8"),
         ("a.jsonl", b'\n[\n {"text": "a"}\n]', "line 2 is not JSON: .* at column .*: JSON lines have a value on each line"),
         ("a.jsonl", b'[{"text": "a"}, {"text": "b"}]', "line 1 is a list of objects: JSON lines have each on a line of its own"),
         ("a.jsonl", b"text,id\na,1\n", "line 1 is not JSON"),
         ("a.csv", b"id,prediction,text\n", "the input has a column prediction already"),
         ("a.csv", b"id;text\n1;a\n", "the input has one column, 'id;text': separate columns by commas, not by ';'"),
-        ("a.csv", b"words,id\na,1\n", "there is no column text, .*; the columns are: id"),
+        ("a.csv", b"words,id\na,1\n", "the column words has lists, which CSV does not have: use JSON lines or Parquet"),
         ("a.csv", b"text,text\n", "the input has two columns 'text': rename one"),
         ("a.csv", b"\n", "the input is empty: its first row must have the names of the columns"),
         ("a.csv", b"\xff\n", "the first row of the input is not UTF-8"),
@@ -317,3 +320,9 @@ def test_parquet_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(raised.value) == (
         "--output=a.parquet needs the package pyarrow: pip install 'bentoml-huggingface-runtime[bulk]'"
     )
+
+
+def test_a_pipe_with_a_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(InputError, match=r"a.jsonl is a pipe, which cannot be read in parts: use --input=- < "):
+        open_source(tmp_path / "a.jsonl", "text", list_answer_columns())

@@ -137,6 +137,15 @@ def test_a_folder_of_others_is_left_alone(job: Job) -> None:
     assert (job.folder / "thesis.txt").exists()
 
 
+def test_a_file_in_place_of_the_folder(job: Job) -> None:
+    job.folder.touch()
+    with (
+        pytest.raises(InputError, match=r"out.jsonl.parts must be the folder of the parts, and is none"),
+        job.open(4, MODEL),
+    ):
+        pass
+
+
 def test_what_a_stream_leaves_is_removed(tmp_path: Path) -> None:
     job = Job(Path("-"), tmp_path / "out.jsonl", "text", {})
     job.folder.mkdir()

@@ -25,6 +25,9 @@ from runners.core.predictions import TextInput
         ({"question": "a", "context": "b"}, TextInput("a", "b")),
         ({"words": ["a", "b"]}, TextInput("a b", words=("a", "b"))),
         ({"text": "a", "question": "b", "context": "c"}, TextInput("a")),
+        # A table has all columns in each row.
+        ({"text": None, "question": "a", "context": "b"}, TextInput("a", "b")),
+        ({"text": "", "question": "a", "context": "b"}, TextInput("a", "b")),
     ],
 )
 def test_text(record: dict[str, Any], text: TextInput) -> None:
@@ -40,6 +43,13 @@ def test_text(record: dict[str, Any], text: TextInput) -> None:
         ),
         ({}, "there is no column text, and no question and context, or words; the columns are: none"),
         ({"text": None}, "text is empty"),
+        ({"question": "a", "context": None}, "context is empty"),
+        ({"text": None, "question": None, "context": None}, "question, context are empty"),
+        (
+            {"Text ": "a"},
+            "there is no column text, and no question and context, or words; the columns are: Text ; did you mean "
+            "--text_column='Text '?",
+        ),
         ({"text": 5}, "text must be a text, a list of two texts, or an object"),
         ({"text": ["a"]}, "text has 1 texts; a pair is a list of two"),
         ({"text": ["a", 5]}, "text is not as expected: Expected `str`, got `int` - at `$[1]`"),

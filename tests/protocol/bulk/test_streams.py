@@ -75,6 +75,12 @@ def test_a_line_that_is_too_long(end: bytes, monkeypatch: pytest.MonkeyPatch) ->
         read_all(b"a\n" + b"a" * 2**21 + end)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_stream_of_another_encoding(encoding: str) -> None:
+    with pytest.raises(InputError, match="the input is UTF-16 or UTF-32: convert it to UTF-8"):
+        read_all("a\nb\n".encode(encoding))
+
+
 def test_a_stream_that_cannot_be_read(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -290,6 +290,50 @@ def test_the_type_of_the_texts(kind: pa.DataType, error: str | None, tmp_path: P
         open_source(tmp_path / "in.parquet", "text", list_answer_columns()).check_start()
 
 
+@pytest.mark.parametrize("part_rows", [1, 9])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("1.5", "true"), ("[0.5]", "[true]"), ('{"a": 0.5}', '{"a": false}'), ("1", "true"), ("true", "1.5")],
+)
+def test_truth_values_are_no_numbers(first: str, second: str, part_rows: int, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "a", "v": {first}}}\n{{"text": "b", "v": {second}}}\n')
+    answer_file(tmp_path / "in.jsonl", tmp_path / "out.parquet", part_rows)
+    assert [json.loads(row["v"]) for row in read_rows(tmp_path / "out.parquet")] == [
+        json.loads(first),
+        json.loads(second),
+    ]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_rows_of_any_type(ending: str, tmp_path: Path) -> None:
+    kinds = [
+        pa.date32(),
+        pa.time64("us"),
+        pa.timestamp("ns", "UTC"),
+        pa.duration("s"),
+        pa.decimal128(5, 2),
+        pa.binary(),
+    ]
+    columns = {f"c{position}": pa.array([], kind) for position, kind in enumerate(kinds)}
+    pq.write_table(pa.table({"text": pa.array([], pa.string()), **columns}), tmp_path / "in.parquet")
+    answer_file(tmp_path / "in.parquet", tmp_path / f"out.{ending}", 9)
+    assert read_rows(tmp_path / f"out.{ending}") == []
+
+
+def test_lists_of_encoded_texts(tmp_path: Path) -> None:
+    """Arrow reads them from one row group only."""
+    codes = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1]), pa.array(["x", "y"]))
+    table = pa.table({"text": ["a", "b"], "tags": pa.ListArray.from_arrays([0, 2, 4], codes)})
+    pq.write_table(table, tmp_path / "in.parquet", 1)
+    with pytest.raises(
+        InputError, match=r"the column tags has the type list<.*>, of which only files of one row group"
+    ):
+        open_source(tmp_path / "in.parquet", "text", list_answer_columns()).check_start()
+    pq.write_table(table, tmp_path / "in.parquet")
+    answer_file(tmp_path / "in.parquet", tmp_path / "out.jsonl", 1)
+    assert [row["tags"] for row in read_rows(tmp_path / "out.jsonl")] == [["x", "y"]] * 2
+
+
 def test_objects_with_two_fields_of_one_name(tmp_path: Path) -> None:
     inner = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"])
     table = pa.table({"text": ["a"], "tags": pa.ListArray.from_arrays([0, 1], inner)})

@@ -63,3 +63,10 @@ def watch(link: Path, ended: threading.Event) -> bool:
         if not link.is_dir():
             return False
     return True
+
+
+def test_a_working_folder_that_was_removed(choose: Choose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert choose("first").is_dir()
