@@ -116,9 +116,8 @@ def raise_on_signal(on_signal: OnSignal) -> Iterator[None]:
 
 def end_process(code: int) -> NoReturn:
     """End this process with the exit code of its work; after a signal at once, while its threads may still run."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     if code > _SIGNALLED:
+        sys.stderr.flush()
         # The interpreter would end under the threads of a load, which aborts the process.
         os._exit(code)
     raise SystemExit(code)
