@@ -168,7 +168,7 @@ bench-models: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.several_models $(BENCH_MODELS)
 
 # Compares `predict` on a file, alone and on Ray, with a server; BENCH_BULK are options.
-bench-bulk: $(VENV)/installed-test
+bench-bulk: $(VENV)/installed-test $(SENTIMENT)/model.safetensors
 	$(PYTHON) -m benchmarks.bulk $(BENCH_BULK)
 
 # Measures what records of requests and metrics cost; BENCH_METRICS are options.

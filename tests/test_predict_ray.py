@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from runners.core.machine import count_cores
+from tests.demo_models import FOLDER, make_demo_models
 from tests.servers import ROOT, free_port
 
 pytestmark = pytest.mark.slow
-MODELS = ROOT / "demo/models"
 TEXTS = ("I like it", "I do not like it", "Wolfgang lives in Berlin", "So it is")
 # Of several parts.
 MANY_ROWS = 3_200
@@ -88,6 +88,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    make_demo_models(("sentiment", "token_classification", "minilm"))
     # The path of a socket has 107 bytes at most, of which Ray takes 60.
     home = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     started = Cluster(home)
@@ -107,7 +108,7 @@ def wait_until(is_so: Callable[[], bool], what: object, seconds: float = 60) -> 
 
 
 def command(model: str, source: Path, output: Path, *words: str) -> list[str]:
-    paths = [f"--model_dir={MODELS / model}", f"--input={source}", f"--output={output}"]
+    paths = [f"--model_dir={FOLDER / model}", f"--input={source}", f"--output={output}"]
     return [sys.executable, "launch.py", "predict", *paths, "--dtype=float32", *words]
 
 
@@ -272,7 +273,7 @@ def test_errors_that_the_cluster_finds(words: list[str], error: str, cluster: Cl
 )
 def test_errors_of_the_command_line(words: list[str], error: str, tmp_path: Path) -> None:
     source = write_texts(tmp_path / "in.jsonl", 4)
-    model = f"--model_dir={MODELS / 'sentiment'}"
+    model = f"--model_dir={FOLDER / 'sentiment'}"
     words = [word.format(source=source) for word in words]
     done = run([sys.executable, "launch.py", "predict", model, *words], {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1

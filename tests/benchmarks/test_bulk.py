@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bulk import Work, make_table, measure_predict
-from tests.servers import ROOT
+from tests.conftest import ModelFolder
 
 TABLE = """\
 | | texts/s | texts/s with the start | CPU of a text |
@@ -33,10 +33,10 @@ def test_the_table_has_the_ratios_of_texts_a_second() -> None:
 
 
 @pytest.mark.slow
-def test_the_work_of_predict_is_a_part_of_its_time(tmp_path: Path) -> None:
+def test_the_work_of_predict_is_a_part_of_its_time(model_folder: ModelFolder, tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     source.write_text('{"text": "one"}\n' * 3)
-    work = measure_predict(ROOT / "demo/models/sentiment", source)
+    work = measure_predict(model_folder("bert", "sequence_classification"), source)
     assert 0 <= work.processing < work.whole
     assert (work.cpu or 0) > 0
     with pytest.raises(SystemExit, match="predict ended with 1"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo_models import run_make_demo
 from tests.docs.answers import assert_alike
 from tests.docs.pages import Question, all_blocks, all_questions, server_key
 from tests.servers import ROOT, ServerProcess
@@ -35,8 +36,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
 
 @pytest.mark.slow
 def test_demo() -> None:
-    # Beside another worker's tests, two threads wait for each other most of the time: ten minutes instead of two.
-    subprocess.run(["make", "demo"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    run_make_demo()
     for name in DEMO_MODELS:
         assert (ROOT / "demo/models" / name / "model.safetensors").is_file()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,24 +9,24 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser import Visit, open_browser
+from tests.demo_models import FOLDER, make_demo_models
 from tests.playground.workbench import Workbench
-from tests.servers import ROOT, ServerProcess, serve_models
+from tests.servers import ServerProcess, serve_models
 
 # Beside other tests a server may be slow.
 expect.set_options(timeout=30_000)
 
-MODELS_FOLDER = ROOT / "demo/models"
 MODELS: dict[str, dict[str, Any]] = {
-    "sentiment": {"model_dir": MODELS_FOLDER / "sentiment"},
-    "ner": {"model_dir": MODELS_FOLDER / "token_classification", "aggregation_strategy": "simple"},
-    "bert": {"model_dir": MODELS_FOLDER / "fill_mask"},
-    "qa": {"model_dir": MODELS_FOLDER / "question_answering"},
-    "nli": {"model_dir": MODELS_FOLDER / "zero_shot_classification"},
-    "embed": {"model_dir": MODELS_FOLDER / "minilm"},
-    "rerank": {"model_dir": MODELS_FOLDER / "text_ranking"},
-    "splade": {"model_dir": MODELS_FOLDER / "fill_mask", "task": "sparse_embedding"},
-    "translator": {"model_dir": MODELS_FOLDER / "translator"},
-    "chat": {"model_dir": MODELS_FOLDER / "smollm", "max_length": 2048, "backend": "huggingface"},
+    "sentiment": {"model_dir": FOLDER / "sentiment"},
+    "ner": {"model_dir": FOLDER / "token_classification", "aggregation_strategy": "simple"},
+    "bert": {"model_dir": FOLDER / "fill_mask"},
+    "qa": {"model_dir": FOLDER / "question_answering"},
+    "nli": {"model_dir": FOLDER / "zero_shot_classification"},
+    "embed": {"model_dir": FOLDER / "minilm"},
+    "rerank": {"model_dir": FOLDER / "text_ranking"},
+    "splade": {"model_dir": FOLDER / "fill_mask", "task": "sparse_embedding"},
+    "translator": {"model_dir": FOLDER / "translator"},
+    "chat": {"model_dir": FOLDER / "smollm", "max_length": 2048, "backend": "huggingface"},
 }
 
 # Each model with each of its views, or "" for its only one; test_views.py tells whether one is missing.
@@ -55,15 +53,9 @@ OpenWorkbench = Callable[..., Workbench]
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """It serves a model of each task, under the names of `MODELS`."""
-    make_demo_models()
+    make_demo_models(model["model_dir"].name for model in MODELS.values())
     with serve_models(tmp_path_factory.mktemp("home"), MODELS) as server:
         yield server
-
-
-def make_demo_models() -> None:
-    """Make the models of `make demo` that are not there."""
-    if not all((model["model_dir"] / "model.safetensors").exists() for model in MODELS.values()):
-        subprocess.run(["make", "demo"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
 
 
 # Of a module, because no other event loop can run while it is open.

@@ -18,7 +18,8 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from tests.browser import Visit, find_browser, open_browser
-from tests.playground.conftest import MODELS, make_demo_models
+from tests.demo_models import make_demo_models
+from tests.playground.conftest import MODELS
 from tests.playground.workbench import Workbench
 from tests.servers import ROOT, serve_models
 
@@ -109,7 +110,7 @@ def _reduce_colours(image: Image.Image) -> Image.Image:
 def main(names: list[str]) -> None:
     if find_browser() is None:
         raise SystemExit("chromium is not here: `make debian-programs` unpacks it from Debian's package")
-    make_demo_models()
+    make_demo_models(model["model_dir"].name for model in MODELS.values())
     FOLDER.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as home,
