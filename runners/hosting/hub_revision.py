@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-
 from runners.core.arguments import Arguments
 from runners.core.hub_commit import find_commit
+from runners.hosting.selection import fetch_from_hub
 from runners.hosting.storage.uris import is_uri
 
 
@@ -20,7 +18,7 @@ def pin_revision(arguments: Arguments) -> Arguments:
     if is_uri(arguments.model) or Path(arguments.model).exists():
         return arguments
     try:
-        path = hf_hub_download(arguments.model, "config.json", revision=arguments.model_revision)
-    except (EntryNotFoundError, OSError, ValueError):
+        path = fetch_from_hub(arguments, "config.json")
+    except (OSError, ValueError):
         return arguments
     return arguments.model_copy(update={"model_revision": find_commit(path) or arguments.model_revision})

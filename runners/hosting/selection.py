@@ -66,7 +66,7 @@ def create_runner(
     Raises:
         ArgumentsError: the runner does not support the arguments.
     """
-    if not _is_generator(arguments, _fetch_from_hub):
+    if not _is_generator(arguments, fetch_from_hub):
         from runners.encoder.runner import EncoderRunner
 
         return EncoderRunner(arguments, connect, device, version)
@@ -128,7 +128,17 @@ def _read_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any:
     return parse_json(arguments, path, filename)
 
 
-def _fetch_from_hub(arguments: Arguments, filename: str) -> str:
+def fetch_from_hub(arguments: Arguments, filename: str) -> str:
+    """Download a file of a model of the hub, unless its cache has it.
+
+    Returns:
+        The path in the hub's cache.
+
+    Raises:
+        FileNotFoundError: the model has no such file.
+        OSError: the hub does not provide it.
+        ValueError: the id is not one.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
